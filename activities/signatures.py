@@ -1,0 +1,83 @@
+"""Names and payloads of the activities: all that a workflow may know of them.
+
+A workflow calls an activity by its name here, so that its module never imports an executor or a store.
+"""
+
+from datetime import datetime
+
+from pydantic import JsonValue
+
+from runyard.model import Model
+from runyard.spec.run import GraphTask, PodRef, RunView, TaskEnd
+
+PREPARE_RUN = "prepare_run"
+SCHEDULE_TASK = "schedule_task"
+FETCH_TASK = "fetch_task"
+DELETE_TASK = "delete_task"
+RECORD_RUN = "record_run"
+
+
+class PrepareRun(Model):
+    """``request`` is the workflow's own argument, as it came; prepare is what judges it."""
+
+    run_id: str
+    execution_id: str  # the first execution's: a workflow id may be used again, task ids may not
+    request: dict[str, JsonValue]
+
+
+class PreparedRun(Model):
+    """The graph, in an order in which parents come first, and what holds for the whole run."""
+
+    name: str
+    group: str = ""
+    project: str = ""
+    executor: str
+    concurrency: int | None = None
+    timeout_s: float | None = None
+    fail_fast: bool = False
+    hold_failed: bool = False
+    header: int  # length in bytes of the RunPlan at the start of the stored plan
+    tasks: list[GraphTask]
+    skipped: str = ""  # why there is nothing to run, e.g. `[ci skip]`
+
+
+class TaskAttempt(Model):
+    """One attempt of one task of a run, from 1. ``at``, ``header``: see GraphTask and PreparedRun."""
+
+    run_id: str
+    task: str
+    task_id: str
+    attempt: int
+    at: tuple[int, int]
+    header: int
+
+
+class ScheduleTask(Model):
+    attempt: TaskAttempt
+    queued_at: datetime
+    outputs_of: dict[str, tuple[str, int]] = {}  # task → its id and the attempt that succeeded
+    owner: str
+
+
+class ScheduledTask(Model):
+    pod: PodRef
+    scheduled_at: datetime
+
+
+class FetchTask(Model):
+    attempt: TaskAttempt
+    pod: PodRef
+    owner: str
+
+
+class DeleteTask(Model):
+    attempt: TaskAttempt
+    pod: PodRef | None = None  # None = whatever a schedule that did not answer may have left
+    after_s: float = 0  # a failed pod that was asked to be kept
+
+
+class RecordRun(Model):
+    run: RunView
+
+
+FetchedTask = TaskEnd

@@ -1,0 +1,3 @@
+"""Durable container runs on Temporal."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,119 @@
+"""What the two programs of a task say to each other, and to us.
+
+`main` (compiled by runyard.script, POSIX sh) and `agent` (runyard.agent, standard library only) share a
+folder, ``$RUNYARD_DIR``, and take turns through two FIFOs in it: main writes a request line to ``req``, the
+agent answers one line on ``res``: a number, 0 = done. Nothing polls.
+
+    main → agent                 the agent
+    hello UID GID                starts; refuses if this attempt has been started before (`started` exists)
+    home PATH / cwd PATH         where `~` and relative folders point
+    begin N                      opens FIFO ``log.N`` for step N, before anything is written to it
+    do N                         does step N itself (clone, archives, caches), logs into its own step
+    end N RC                     step N ended; takes what its FIFO holds now, and goes on reading it
+    done                         drains, flushes, writes outputs and manifest, answers: all is in the store
+
+Main writes its receipt to ``$RUNYARD_RECEIPT`` (in a pod the termination message), whole each time: words
+separated by `;`: ``N RC`` (step N ended with RC), ``timeout N``, ``term`` (it was asked to end), ``agent lost``,
+``sealed`` (its last word: the agent has confirmed that everything is in the store).
+
+The agent reads its ``Assignment`` from ``$RUNYARD_ASSIGNMENT``: the JSON itself, or the path of a file with it.
+What it leaves in the store is the ``Manifest``.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from runyard.model import Model
+from runyard.spec.plan import Source, Step
+from runyard.store.base import FolderTarget, Target
+
+
+class StoredArchive(Model):
+    """An archive of another task, to be restored: ``source`` is a path of this machine or a presigned URL."""
+
+    task: str
+    step: int
+    file: str  # `3.tar.zst`: its ending is its codec
+    source: str
+    size: int
+    sha256: str
+
+
+class StoredCache(Model):
+    """An entry of the cache group, as known when the task was scheduled (used where there is no folder)."""
+
+    key: str
+    file: str
+    source: str
+    size: int
+    sha256: str
+    modified_at: datetime
+
+
+class CacheAccess(Model):
+    """The cache group of the task. ``write`` None = read-only; a folder target is listed by the agent itself."""
+
+    read: FolderTarget | None = None
+    known: list[StoredCache] = []
+    write: Target | None = None
+
+
+class Assignment(Model):
+    """All that the agent needs to know. No secret is in it: ``mask`` names variables whose values are masked."""
+
+    version: Literal[1] = 1
+    run_id: str
+    task: str
+    attempt: int
+    steps: list[Step]
+    logs: Target  # below it: started, segments/, manifest.json
+    archives: Target | None = None
+    restore: list[StoredArchive] = []  # in the order in which they are laid over each other
+    caches: CacheAccess = CacheAccess()
+    source: Source = Source()
+    mask: list[str] = []
+    log_bytes: int = 1 << 30  # cap of a step's log
+    output_bytes: int = 64 << 10  # cap of all outputs of the task
+    start_s: float = 300  # how long it waits for main
+
+
+class StepRecord(Model):
+    """What became of a step. ``bytes``, ``lines`` and ``sha256`` are of the log as stored, after masking."""
+
+    n: int
+    exit_code: int | None = None  # None = it never ended
+    bytes: int = 0
+    lines: int = 0
+    sha256: str
+    truncated: str = ""  # why the log is not whole, e.g. "cap of 1073741824 bytes"
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    last_line: str = ""  # at most 200 characters
+
+
+class ArchiveRecord(Model):
+    step: int
+    file: str
+    size: int
+    sha256: str
+    files: int
+
+
+class CacheRecord(Model):
+    step: int
+    key: str
+    outcome: Literal["hit", "miss", "saved", "exists", "failed"]
+    message: str = ""
+
+
+class Manifest(Model):
+    """The agent's last word. ``complete`` = main said `done`; otherwise ``reason`` says what cut it short."""
+
+    version: Literal[1] = 1
+    seal: Literal["complete", "truncated"]
+    reason: str = ""
+    steps: list[StepRecord] = []
+    outputs: dict[str, str] = {}
+    archives: list[ArchiveRecord] = []
+    caches: list[CacheRecord] = []
+    notes: list[str] = []  # what went wrong without changing the verdict

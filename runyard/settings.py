@@ -1,0 +1,68 @@
+"""Settings: from the environment (``RUNYARD_*``), then from a TOML file, then these defaults.
+
+The file is ``$RUNYARD_SETTINGS``, else ``~/.config/runyard/settings.toml``; its keys are the field names.
+Temporal's own address, namespace, TLS and keys are not here: they come from Temporal's environment
+variables and profile file. There is no global settings object: whoever needs one is given it.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+def default_state() -> Path:
+    """Where `dev` and `exec` keep their state: ``$XDG_STATE_HOME/runyard``, else ``~/.local/state/runyard``."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "runyard"
+
+
+class Settings(BaseSettings):
+    """Every field is also an environment variable: ``executor`` is ``RUNYARD_EXECUTOR``."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNYARD_", extra="forbid", frozen=True)
+
+    executor: str = "local"  # the executor, and by it the task queue, that `run start` asks for
+    state: Path = Field(default_factory=default_state)
+
+    store: Literal["posix", "posixflat", "s3"] = "posix"
+    store_folder: Path | None = None  # posix; None = `state`/store
+
+    local_slots: int | None = Field(default=None, ge=1)  # tasks at once; None = twice the cores, at least 4
+    local_folder: Path | None = None  # where tasks work; None = `state`/tasks
+    local_keep_folders: bool = False  # keep a task's folder after its end, to look into it
+
+    secrets_file: Path | None = (
+        None  # dotenv file; without it, `RUNYARD_SECRET_<NAME>` in the worker's environment
+    )
+    log_bytes: int = Field(default=1 << 30, ge=1024)  # cap of one step's log
+
+    @property
+    def posix_folder(self) -> Path:
+        return self.store_folder or self.state / "store"
+
+    @property
+    def tasks_folder(self) -> Path:
+        return self.local_folder or self.state / "tasks"
+
+    @property
+    def slots(self) -> int:
+        return self.local_slots or max(4, 2 * (os.cpu_count() or 1))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("RUNYARD_SETTINGS") or Path.home() / ".config" / "runyard" / "settings.toml"
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=Path(file))

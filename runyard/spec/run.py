@@ -1,0 +1,169 @@
+"""What starts a run, what it answers, and what it shows: the payloads that other programs see.
+
+All are plain JSON: any Temporal SDK, the `temporal` command and the Temporal UI can write and read them.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from runyard.model import Model
+from runyard.reasons import Reason
+from runyard.spec.plan import Approval, Condition, Retry, Source
+
+WORKFLOW = "RunWorkflow"
+RUNS_QUEUE = "runyard"  # task queue of the workflows and of the activities that only use the store
+
+
+def executor_queue(executor: str) -> str:
+    """The task queue whose workers place tasks with this executor, e.g. ``local`` → ``runyard-local``."""
+    return f"{RUNS_QUEUE}-{executor}"
+
+
+class RunRequest(Model):
+    """The argument of RunWorkflow.
+
+    ``file`` is the run file: its text (YAML, JSON, Jsonnet) or, for JSON callers, the object itself.
+    ``run`` names one of its runs, and may be left out where there is only one.
+    """
+
+    file: str | dict[str, JsonValue]
+    file_name: str = ".runyard/config.yml"  # for messages; its ending chooses the language
+    run: str = ""
+    tasks: list[str] = []  # only these and what they need; empty = all
+    group: str = ""
+    project: str = ""
+    cache_group: str = ""
+    executor: str = "local"
+    owner: str = ""
+    priority: int = Field(default=3, ge=1, le=5)
+    trigger: str = "manual"
+    source: Source = Source()
+    message: str = ""  # the commit's; `[ci skip]` in it makes no run
+    environment: dict[str, str] = {}
+    static_environment: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    window: int = Field(default=500, ge=1, le=1_000)  # tasks in flight at most, for the engine's sake
+
+
+TaskStatus = Literal[
+    "waiting",  # for its parents
+    "approval",  # for people
+    "queued",  # for room
+    "running",
+    "retrying",  # for the time of the next attempt
+    "held",  # failed, and waits for a decision
+    "success",
+    "failed",
+    "skipped",
+    "cancelled",
+]
+RunPhase = Literal["setuperror", "queued", "running", "finished", "cancelled"]
+RunResultWord = Literal["unknown", "success", "failed", "stopped"]
+
+
+class GraphTask(Model):
+    """What the workflow needs to know of a task: this goes through history, the TaskPlan does not."""
+
+    name: str
+    id: str
+    depends: dict[str, list[Condition]] = {}
+    skip: bool = False
+    ignore_failure: bool = False
+    approval: Approval | None = None
+    retry: Retry | None = None
+    image: str = ""
+    outputs_of: list[str] = []  # tasks whose outputs it reads
+    keep_failed_for_s: float = 0
+    at: tuple[int, int] = (0, 0)  # byte offset and length of its TaskPlan in the stored plan
+
+
+class PodRef(Model):
+    """A pod that was made: deterministic ``name`` (<= 63 characters, a DNS label), and ``uid``, never reused."""
+
+    name: str
+    uid: str
+
+
+class TaskEnd(Model):
+    """How one attempt of a task ended. Small: logs, archives and outputs are in the store under its id."""
+
+    status: Literal["success", "failed", "cancelled"]
+    reason: Reason
+    message: str = ""  # one line: what is wrong, for people
+    exit_code: int | None = None
+    step: int | None = None  # number of the step that decided
+    started_at: datetime | None = None  # of the first step
+    ended_at: datetime | None = None
+    log_bytes: int = 0
+    log_complete: bool = True
+    last_line: str = ""
+    archives: list[int] = []  # numbers of the steps that saved one
+
+
+class TaskView(Model):
+    """One task, as `describe` shows it."""
+
+    name: str
+    status: TaskStatus
+    id: str = ""
+    attempt: int = 0  # from 1; 0 = never started
+    reason: Reason | None = None
+    message: str = ""
+    exit_code: int | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    approvals: list[str] = []  # who has approved
+    approvals_needed: int = 0
+    next_attempt_at: datetime | None = None
+    depends: list[str] = []
+    ignore_failure: bool = False
+    last_line: str = ""
+
+
+class RunView(Model):
+    """A run at a moment: the answer of the query `describe`, and what `run show -o json` prints."""
+
+    id: str
+    name: str = ""
+    phase: RunPhase = "queued"
+    result: RunResultWord = "unknown"
+    cause: str = ""  # one line, of a run that failed
+    group: str = ""
+    project: str = ""
+    executor: str = ""
+    trigger: str = ""
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+    counts: dict[TaskStatus, int] = {}
+    tasks: list[TaskView] = []
+    annotations: dict[str, str] = {}
+    ui: str = ""  # address in the Temporal UI, filled in by the client
+
+
+class RunResult(Model):
+    """What RunWorkflow returns. The tasks one by one are in the store: ``runs/<id>/result.json``."""
+
+    id: str
+    phase: RunPhase
+    result: RunResultWord
+    cause: str = ""
+    counts: dict[TaskStatus, int] = {}
+
+
+class ApprovalRequest(Model):
+    """Argument of the updates `approve` and `reject`."""
+
+    task: str
+    by: str
+    reason: str = ""
+
+
+class TaskRequest(Model):
+    """Argument of the updates `cancel_task` and `retry_task`."""
+
+    task: str
+    by: str = ""
+    reason: str = ""

@@ -1,0 +1,1 @@
+"""Where data lasts: objects by key, in a folder or a bucket."""

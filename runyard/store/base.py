@@ -1,0 +1,114 @@
+"""The seam to storage: ``ObjectStore``.
+
+A key is a path of non-empty parts joined by `/`, none of them `.` or `..`, without NUL, at most 1,024
+bytes; anything else is refused with `InvalidRequest` before the store is touched. Objects are written
+whole or not at all: a reader never sees half of one, also when the writer is killed. Errors are told
+apart: `NotFound` is an answer, `StoreUnavailable` the lack of one.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from runyard.errors import InvalidRequest
+from runyard.model import Model
+
+MAX_KEY_BYTES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """An object's key, size in bytes and time of its last write (UTC)."""
+
+    key: str
+    size: int
+    modified_at: datetime
+
+
+class FolderTarget(Model):
+    """Write here: a folder of this machine, made when missing."""
+
+    kind: Literal["folder"] = "folder"
+    folder: str
+
+
+class UrlTarget(Model):
+    """Write here: one presigned POST for every key that starts with ``prefix``. Good until it expires."""
+
+    kind: Literal["url"] = "url"
+    url: str
+    prefix: str
+    fields: dict[str, str]
+
+
+Target = Annotated[FolderTarget | UrlTarget, Field(discriminator="kind")]
+
+
+class ObjectStore(Protocol):
+    """Objects by key. All methods may run concurrently, on one key too; the last complete put wins."""
+
+    async def put(
+        self,
+        key: str,
+        data: bytes | AsyncIterable[bytes],
+        *,
+        size: int | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """Write an object whole. ``size`` is the number of bytes where known: any other number is `Corrupt`.
+
+        With ``if_absent`` exactly one of several writers succeeds; the others get `Conflict` and change
+        nothing. Raises StoreUnavailable, StoreFull, StoreDenied; Conflict also when a key that is a
+        folder of other objects is written, or the reverse, where the store cannot hold both.
+        """
+        ...
+
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Its bytes from ``offset``, at most ``length``, in chunks. An offset past the end gives nothing.
+
+        Raises NotFound at the first chunk.
+        """
+        ...
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """Raises NotFound."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
+        """All objects whose key starts with ``prefix``, by key in the order of its UTF-8 bytes.
+
+        ``prefix`` is compared as text: it may end inside a part of a key. Only keys greater than
+        ``start_after`` come. What is written or deleted during the listing may or may not be seen.
+        """
+        ...
+
+    def target(self, prefix: str, *, expires_s: float) -> Target:
+        """Where another program of the task may write objects below ``prefix`` (it ends with `/`)."""
+        ...
+
+    def source(self, key: str, *, expires_s: float) -> str:
+        """Where another program may read this object: a path of this machine or a presigned URL."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def check_key(key: str) -> str:
+    """The key itself, or InvalidRequest with what is wrong with it."""
+    if not key or len(key.encode()) > MAX_KEY_BYTES or "\0" in key:
+        raise InvalidRequest(f"a key has 1 to {MAX_KEY_BYTES} bytes and no NUL, not {key[:80]!r}")
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise InvalidRequest(f"a key has no empty part and none that is `.` or `..`: {key[:200]!r}")
+    return key
+
+
+async def read(store: ObjectStore, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
+    """A small object whole, in memory. Raises NotFound."""
+    return b"".join([chunk async for chunk in store.get(key, offset=offset, length=length)])

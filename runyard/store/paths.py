@@ -1,0 +1,68 @@
+"""The layout of the store, in one place.
+
+    runs/<run id>/plan.jsonl        first line RunPlan, then one TaskPlan a line, parents first
+    runs/<run id>/result.json       RunView at the end
+    logs/<task id>/runs/<run id>    runid object: this run refers to that task's logs
+    logs/<task id>/data/<attempt>/  started           written by the agent before the first step, once
+                                    segments/<step>/<offset, 16 digits>   while it runs
+                                    segments/setup/<milliseconds>-<n>     lines of the worker
+                                    manifest.json     written by the agent when all is in the store
+                                    steps/<step>.log, setup.log           after sealing
+                                    seal.json         the verdict on the log; nothing changes after it
+    archives/<task id>/runs/<run id>
+    archives/<task id>/data/<step>.tar.zst|.tar.gz and <step>.json (size, sha256, files)
+    caches/<group>/<key>.tar.zst|.tar.gz and <key>.json               parts escaped
+
+Steps are numbers from 0. Keys and groups of caches are user's words: they are percent-escaped to one part.
+"""
+
+from urllib.parse import quote
+
+SETUP = "setup"
+
+
+def run(run_id: str) -> str:
+    return f"runs/{run_id}/"
+
+
+def plan(run_id: str) -> str:
+    return f"runs/{run_id}/plan.jsonl"
+
+
+def result(run_id: str) -> str:
+    return f"runs/{run_id}/result.json"
+
+
+def log_runid(task_id: str, run_id: str) -> str:
+    return f"logs/{task_id}/runs/{run_id}"
+
+
+def archive_runid(task_id: str, run_id: str) -> str:
+    return f"archives/{task_id}/runs/{run_id}"
+
+
+def attempt(task_id: str, number: int) -> str:
+    return f"logs/{task_id}/data/{number}/"
+
+
+def segments(task_id: str, number: int, step: int | str) -> str:
+    return f"{attempt(task_id, number)}segments/{step}/"
+
+
+def step_log(task_id: str, number: int, step: int | str) -> str:
+    name = "setup.log" if step == SETUP else f"steps/{step}.log"
+    return attempt(task_id, number) + name
+
+
+def archives(task_id: str) -> str:
+    return f"archives/{task_id}/data/"
+
+
+def cache_group(group: str) -> str:
+    return f"caches/{escape(group)}/"
+
+
+def escape(words: str) -> str:
+    """User's words as one part of a key; `.` and `..` too."""
+    escaped = quote(words, safe="-_.~+=@,")
+    return escaped.replace(".", "%2E") if set(escaped) == {"."} else escaped
