@@ -8,7 +8,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from runyard.model import Model
-from runyard.spec.run import GraphTask, PodRef, RunView, TaskEnd
+from runyard.spec.run import GraphTask, PodRef, RunView
 
 PREPARE_RUN = "prepare_run"
 SCHEDULE_TASK = "schedule_task"
@@ -31,14 +31,17 @@ class PreparedRun(Model):
     name: str
     group: str = ""
     project: str = ""
+    owner: str = ""
+    trigger: str = ""
     executor: str
-    concurrency: int | None = None
+    annotations: dict[str, str] = {}
+    window: int = 500  # tasks in flight at most
     timeout_s: float | None = None
     fail_fast: bool = False
     hold_failed: bool = False
     header: int  # length in bytes of the RunPlan at the start of the stored plan
     tasks: list[GraphTask]
-    skipped: str = ""  # why there is nothing to run, e.g. `[ci skip]`
+    nothing: str = ""  # why there is nothing to run, e.g. `[ci skip]`
 
 
 class TaskAttempt(Model):
@@ -53,10 +56,10 @@ class TaskAttempt(Model):
 
 
 class ScheduleTask(Model):
+    """``outputs_of``: task → its id and the attempt that succeeded, for the outputs that this one reads."""
+
     attempt: TaskAttempt
-    queued_at: datetime
-    outputs_of: dict[str, tuple[str, int]] = {}  # task → its id and the attempt that succeeded
-    owner: str
+    outputs_of: dict[str, tuple[str, int]] = {}
 
 
 class ScheduledTask(Model):
@@ -65,19 +68,20 @@ class ScheduledTask(Model):
 
 
 class FetchTask(Model):
+    """``stop``: end the pod first, since the run was cancelled while no worker was there to hear it."""
+
     attempt: TaskAttempt
     pod: PodRef
-    owner: str
+    scheduled_at: datetime
+    stop: bool = False
 
 
 class DeleteTask(Model):
+    """``pod`` None: whatever a `schedule_task` that did not answer may have left, or may yet leave."""
+
     attempt: TaskAttempt
-    pod: PodRef | None = None  # None = whatever a schedule that did not answer may have left
-    after_s: float = 0  # a failed pod that was asked to be kept
+    pod: PodRef | None = None
 
 
 class RecordRun(Model):
     run: RunView
-
-
-FetchedTask = TaskEnd

@@ -236,11 +236,11 @@ class ImagePull(ExecutorError):
 class Fenced(ExecutorError):
     """Another caretaker has taken this task over.
 
-    Nothing is to be done: the other one goes on with it.
+    Nothing is to be done: the other one goes on with it. (Temporal tries only the present caretaker again.)
     """
 
     code = "fenced"
-    retryable = False
+    retryable = True
 
 
 class ServerUnavailable(RunyardError):

@@ -122,7 +122,11 @@ class Executor(Protocol):
         ...
 
     async def follow(self, pod: PodRef, *, owner: str, report: Report) -> Ended:
-        """Take the pod over and wait until main has ended (or is gone). Raises Fenced."""
+        """Take the pod over and wait until main has ended (or is gone). Raises Fenced.
+
+        Where main's receipt lacks its last word, `sealed`, the agent may still be writing what it has: then this
+        returns when the agent has ended too, or after 30 s.
+        """
         ...
 
     async def stop(self, pod: PodRef, *, grace_s: float) -> None:

@@ -198,6 +198,7 @@ class TaskPlan(Model):
     shell: str = "/bin/sh -e"
     user: str = ""
     steps: list[Step] = []
+    layers: list[str] = []  # ids of the ancestors whose archives `restore_workspace` lays over each other, in order
     retry: Retry = Retry()
     timeouts: Timeouts = Timeouts()
     resources: Resources = Resources()

@@ -3,6 +3,8 @@
 All are plain JSON: any Temporal SDK, the `temporal` command and the Temporal UI can write and read them.
 """
 
+import base64
+import hashlib
 from datetime import datetime
 from typing import Literal
 
@@ -47,6 +49,15 @@ class RunRequest(Model):
     window: int = Field(default=500, ge=1, le=1_000)  # tasks in flight at most, for the engine's sake
 
 
+def task_id(run_id: str, execution_id: str, task: str) -> str:
+    """The id of a task that this run makes: 20 characters, the same at every retry of the same run.
+
+    The execution's id is in it since a workflow id may be used again and task ids may not.
+    """
+    digest = hashlib.sha256(f"{run_id}/{execution_id}/{task}".encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:20]
+
+
 TaskStatus = Literal[
     "waiting",  # for its parents
     "approval",  # for people
@@ -67,7 +78,7 @@ class GraphTask(Model):
     """What the workflow needs to know of a task: this goes through history, the TaskPlan does not."""
 
     name: str
-    id: str
+    id: str = ""  # "" = task_id(...): a run of 10,000 tasks has better things to carry
     depends: dict[str, list[Condition]] = {}
     skip: bool = False
     ignore_failure: bool = False
@@ -75,6 +86,7 @@ class GraphTask(Model):
     retry: Retry | None = None
     image: str = ""
     outputs_of: list[str] = []  # tasks whose outputs it reads
+    queue_s: float | None = None
     keep_failed_for_s: float = 0
     at: tuple[int, int] = (0, 0)  # byte offset and length of its TaskPlan in the stored plan
 
@@ -94,6 +106,7 @@ class TaskEnd(Model):
     message: str = ""  # one line: what is wrong, for people
     exit_code: int | None = None
     step: int | None = None  # number of the step that decided
+    began: bool = True  # whether a step of the user's may have run
     started_at: datetime | None = None  # of the first step
     ended_at: datetime | None = None
     log_bytes: int = 0

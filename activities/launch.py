@@ -1,0 +1,181 @@
+"""From a task's plan to what the executor is asked for."""
+
+import hashlib
+import re
+
+from runyard.records.archives import list_archives
+from runyard.records.logs import load_seal
+from runyard.script import compile_script, step_secrets
+
+from activities.signatures import TaskAttempt
+from runyard.dialogue import Assignment, CacheAccess
+from runyard.errors import NotFound
+from runyard.executors.base import Launch
+from runyard.spec.plan import (
+    Environment,
+    FromOutput,
+    FromSecret,
+    RunPlan,
+    RunStep,
+    SaveCacheStep,
+    SaveToWorkspaceStep,
+    Step,
+    TaskPlan,
+)
+from runyard.store import paths
+from runyard.store.base import FolderTarget, ObjectStore
+
+TARGET_S = 7 * 24 * 3600
+"""How long the agent's way into the store is good when the task itself has no time limit."""
+
+GRACE_S = 10
+
+
+class OutputMissing(NotFound):
+    """An output that the task names was not written.
+
+    Write KEY=value to $RUNYARD_OUTPUT in the earlier task, or correct the name.
+    """
+
+    code = "output_missing"
+
+
+def pod_name(attempt: TaskAttempt) -> str:
+    """Deterministic, a DNS label of at most 63 characters: who makes it twice makes one pod."""
+    slug = re.sub(r"[^a-z0-9]+", "-", attempt.task.lower()).strip("-")[:40].strip("-") or "task"
+    unique = hashlib.sha256(f"{attempt.task_id}/{attempt.attempt}".encode()).hexdigest()[:12]
+    return f"{slug}-{unique}"
+
+
+async def build_launch(
+    store: ObjectStore,
+    run: RunPlan,
+    task: TaskPlan,
+    attempt: TaskAttempt,
+    *,
+    outputs_of: dict[str, tuple[str, int]],
+    owner: str,
+    log_bytes: int,
+) -> Launch:
+    """All that makes the pod. Raises OutputMissing and what the store raises."""
+    task = await _with_outputs(store, task, outputs_of)
+    environment = _environment(run, task, attempt)
+    secrets = {name: value.from_secret for name, value in environment.items() if isinstance(value, FromSecret)}
+    secrets |= step_secrets(task)
+    assignment = await _assignment(store, run, task, attempt, mask=sorted(secrets), log_bytes=log_bytes)
+    script = compile_script(task)
+    asked = "\0".join(
+        [script, assignment.model_dump_json(exclude={"restore"}), repr(sorted(environment.items())), repr(secrets)]
+    )
+    return Launch(
+        name=pod_name(attempt),
+        run_id=attempt.run_id,
+        attempt=attempt.attempt,
+        task=task,
+        script=script,
+        environment=environment,
+        secrets=secrets,
+        assignment=assignment,
+        digest=hashlib.sha256(asked.encode()).hexdigest(),
+        owner=owner,
+        deadline_s=task.timeouts.run_s,
+        grace_s=GRACE_S,
+    )
+
+
+def _environment(run: RunPlan, task: TaskPlan, attempt: TaskAttempt) -> dict[str, str | FromSecret]:
+    """Container < task (run, static and request merged at compile time) < what Runyard says itself."""
+    source = run.source
+    ours = {
+        "RUNYARD_RUN_ID": attempt.run_id,
+        "RUNYARD_RUN_NAME": run.name,
+        "RUNYARD_TASK": task.name,
+        "RUNYARD_TASK_ID": task.id,
+        "RUNYARD_ATTEMPT": str(attempt.attempt),
+        "RUNYARD_GROUP": run.group,
+        "RUNYARD_PROJECT": run.project,
+        "RUNYARD_GIT_URL": "" if source.local else source.url,
+        "RUNYARD_GIT_REF": source.ref,
+        "RUNYARD_GIT_BRANCH": source.branch,
+        "RUNYARD_GIT_TAG": source.tag,
+        "RUNYARD_GIT_COMMIT": source.commit,
+    }
+    merged: Environment = {"CI": "true", **task.containers[0].environment, **task.environment}
+    merged |= {name: value for name, value in ours.items() if value}
+    return {name: value for name, value in merged.items() if not isinstance(value, FromOutput)}
+
+
+async def _assignment(
+    store: ObjectStore, run: RunPlan, task: TaskPlan, attempt: TaskAttempt, *, mask: list[str], log_bytes: int
+) -> Assignment:
+    expires_s = (task.timeouts.run_s or TARGET_S) + (task.timeouts.pending_s or 0) + 3600
+    kinds = {step.type for step in task.steps if not step.skip}
+    saves = any(isinstance(step, SaveToWorkspaceStep) for step in task.steps)
+    cache = CacheAccess()
+    if kinds & {"save_cache", "restore_cache"}:
+        target = store.target(paths.cache_group(_cache_group(run)), expires_s=expires_s)
+        writes = any(isinstance(step, SaveCacheStep) for step in task.steps)
+        cache = CacheAccess(
+            read=target if isinstance(target, FolderTarget) else None, write=target if writes else None
+        )
+    return Assignment(
+        run_id=attempt.run_id,
+        task=task.name,
+        attempt=attempt.attempt,
+        steps=[_without_environment(step) for step in task.steps],
+        logs=store.target(paths.attempt(task.id, attempt.attempt), expires_s=expires_s),
+        archives=store.target(paths.archives(task.id), expires_s=expires_s) if saves else None,
+        restore=await list_archives(store, task.layers) if "restore_workspace" in kinds else [],
+        caches=cache,
+        source=run.source,
+        mask=mask,
+        log_bytes=log_bytes,
+    )
+
+
+def _cache_group(run: RunPlan) -> str:
+    return run.cache_group or run.project or run.source.url or "default"
+
+
+def _without_environment(step: Step) -> Step:
+    """The agent does not run commands: it needs neither them nor their environment."""
+    return step.model_copy(update={"command": "", "environment": {}}) if isinstance(step, RunStep) else step
+
+
+async def _with_outputs(store: ObjectStore, task: TaskPlan, outputs_of: dict[str, tuple[str, int]]) -> TaskPlan:
+    """Every `from_output` replaced by its value."""
+    known: dict[str, dict[str, str]] = {}
+    for name, (task_id, attempt) in outputs_of.items():
+        seal = await load_seal(store, task_id, attempt)
+        known[name] = seal.outputs if seal else {}
+
+    def resolve(environment: Environment) -> Environment:
+        return {
+            name: _output(value, known) if isinstance(value, FromOutput) else value
+            for name, value in environment.items()
+        }
+
+    return task.model_copy(
+        update={
+            "environment": resolve(task.environment),
+            "containers": [c.model_copy(update={"environment": resolve(c.environment)}) for c in task.containers],
+            "steps": [
+                step.model_copy(update={"environment": resolve(step.environment)})
+                if isinstance(step, RunStep)
+                else step
+                for step in task.steps
+            ],
+        }
+    )
+
+
+def _output(value: FromOutput, known: dict[str, dict[str, str]]) -> str:
+    outputs = known.get(value.task)
+    if outputs is None:
+        raise OutputMissing(
+            f"task {value.task} has not ended with success, so its output {value.key} is not there"
+        )
+    if value.key not in outputs:
+        names = ", ".join(sorted(outputs)) or "none"
+        raise OutputMissing(f"task {value.task} wrote no output {value.key} (it wrote: {names})")
+    return outputs[value.key]

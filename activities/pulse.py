@@ -1,0 +1,48 @@
+"""Heartbeats of an activity that waits, with what people want to see: pod, state, node, last message."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from temporalio import activity
+
+from runyard.executors.base import Progress
+
+FIRST_S, EVERY_S = 1.0, 2.0
+
+
+class Pulse:
+    """Beats while the block runs. An activity of less than a second never beats: that is one request less."""
+
+    def __init__(self, pod: str) -> None:
+        self._details: dict[str, str | int] = {"pod": pod}
+        self._task: asyncio.Task[None] | None = None
+        self.running = asyncio.Event()
+        self.messages: list[str] = []
+
+    def report(self, progress: Progress) -> None:
+        """What the executor calls; a new message goes out with the next beat."""
+        self._details |= {"state": progress.state}
+        for name, value in (("message", progress.message), ("node", progress.node), ("pid", progress.pid)):
+            if value:
+                self._details[name] = value
+        if progress.message and progress.message not in self.messages[-1:]:
+            self.messages = [*self.messages[-99:], progress.message]
+        if progress.state in ("running", "ended"):
+            self.running.set()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+
+    async def _beat(self) -> None:
+        await asyncio.sleep(FIRST_S)
+        while True:
+            activity.heartbeat(self._details)
+            await asyncio.sleep(EVERY_S)

@@ -1,0 +1,82 @@
+"""The activities at the two ends of a run: judge and plan it, keep its result."""
+
+import asyncio
+from difflib import get_close_matches
+
+from pydantic import ValidationError
+from runyard.records.runs import write_plan, write_result, write_runids
+from temporalio import activity
+
+from activities.failures import translate
+from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
+from runyard.errors import InvalidRequest
+from runyard.spec import compile_run, graph_task, is_skipped
+from runyard.spec.plan import Plan
+from runyard.spec.run import RunRequest
+from runyard.store.base import ObjectStore
+
+
+class RunActivities:
+    """They need the store only, so that any worker on the queue `runyard` can serve them."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @activity.defn(name=PREPARE_RUN)
+    @translate
+    async def prepare_run(self, prepare: PrepareRun) -> PreparedRun:
+        """Validate, plan, store the plan. Raises InvalidRequest, InvalidRunFile (every problem at once)."""
+        request = _parse(prepare)
+        # a thread, since compiling 10,000 tasks takes seconds and other activities' heartbeats share this loop
+        plan = await asyncio.to_thread(
+            compile_run, request, run_id=prepare.run_id, execution_id=prepare.execution_id
+        )
+        await write_runids(self._store, prepare.run_id, [task.id for task in plan.tasks])
+        index = await write_plan(self._store, plan)
+        run = plan.run
+        return PreparedRun(
+            name=run.name,
+            group=run.group,
+            project=run.project,
+            owner=request.owner,
+            trigger=request.trigger,
+            executor=run.executor,
+            annotations=run.annotations,
+            window=min(request.window, run.concurrency or request.window),
+            timeout_s=run.timeout_s,
+            fail_fast=run.fail_fast,
+            hold_failed=run.hold_failed,
+            header=index.header,
+            tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
+            nothing=_why_nothing(request, plan),
+        )
+
+    @activity.defn(name=RECORD_RUN)
+    @translate
+    async def record_run(self, record: RecordRun) -> None:
+        """Keep the result beside the plan: it outlives Temporal's retention."""
+        await write_result(self._store, record.run)
+
+
+def _why_nothing(request: RunRequest, plan: Plan) -> str:
+    if plan.tasks:
+        return ""
+    return "the commit's message says `[ci skip]`" if is_skipped(request.message) else "the run has no task"
+
+
+def _parse(prepare: PrepareRun) -> RunRequest:
+    try:
+        return RunRequest.model_validate(prepare.request)
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(_sentence(each) for each in error.errors())) from error
+
+
+def _sentence(error: object) -> str:
+    assert isinstance(error, dict)
+    where = ".".join(str(part) for part in error["loc"] if part not in ("str", "dict[str,JsonValue]"))
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(where, list(RunRequest.model_fields), n=1)
+        return f"the request has no field `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    if error["type"] == "missing":
+        return f"the request needs the field `{where}`"
+    return f"the request's `{where}`: {error['msg']}"

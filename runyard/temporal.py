@@ -1,0 +1,115 @@
+"""How we speak to Temporal: the data converter, the connection, the names that a namespace must know.
+
+Payloads are plain JSON, so that every SDK, the `temporal` command and the UI can read and write them. Only
+those of 32 KiB and more (the graph of a run of thousands of tasks) are compressed: a history holds them many
+times, and nobody reads them as text. Bytes that came from elsewhere uncompressed are taken as they are.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.contrib.pydantic import PydanticPayloadConverter, ToJsonOptions
+from temporalio.converter import DataConverter, PayloadCodec
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError
+
+from runyard.errors import ServerUnavailable
+
+COMPRESS_FROM_BYTES: Final = 32 << 10
+MAX_UNPACKED_BYTES: Final = 64 << 20
+
+PROJECT: Final = SearchAttributeKey.for_keyword("RunyardProject")
+GROUP: Final = SearchAttributeKey.for_keyword("RunyardGroup")
+OWNER: Final = SearchAttributeKey.for_keyword("RunyardOwner")
+TRIGGER: Final = SearchAttributeKey.for_keyword("RunyardTrigger")
+STAGE: Final = SearchAttributeKey.for_keyword("RunyardStage")
+FAILED_TASKS: Final = SearchAttributeKey.for_keyword_list("RunyardFailedTasks")
+TASKS: Final = SearchAttributeKey.for_int("RunyardTasks")
+
+SEARCH_ATTRIBUTES: Final[dict[str, str]] = {
+    PROJECT.name: "Keyword",
+    GROUP.name: "Keyword",
+    OWNER.name: "Keyword",
+    TRIGGER.name: "Keyword",
+    STAGE.name: "Keyword",
+    FAILED_TASKS.name: "KeywordList",
+    TASKS.name: "Int",
+}
+
+DYNAMIC_CONFIG: Final[dict[str, str]] = {
+    # a cancel reaches an activity at once instead of with its next heartbeat
+    "system.enableCancelActivityWorkerCommand": "true",
+    "frontend.WorkerCommandsEnabled": "true",
+    # owners share a queue fairly; with one partition the order is exact, and one is enough for one machine
+    "matching.enableFairness": "true",
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+    # the default of 2,400 requests a second is for many tenants; ours is one
+    "frontend.namespaceRPS": "20000",
+    "frontend.persistenceMaxQPS": "100000",
+    "history.persistenceMaxQPS": "100000",
+    "matching.persistenceMaxQPS": "100000",
+}
+"""Of the embedded server only: a server of your own keeps its settings."""
+
+
+class Compression(PayloadCodec):
+    """zlib for large payloads; the encoding is named in the payload's metadata."""
+
+    ENCODING: Final = b"binary/zlib"
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [self._pack(payload) for payload in payloads]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [self._unpack(payload) for payload in payloads]
+
+    def _pack(self, payload: Payload) -> Payload:
+        if len(payload.data) < COMPRESS_FROM_BYTES:
+            return payload
+        return Payload(
+            metadata={"encoding": self.ENCODING}, data=zlib.compress(payload.SerializeToString(), level=1)
+        )
+
+    def _unpack(self, payload: Payload) -> Payload:
+        if payload.metadata.get("encoding") != self.ENCODING:
+            return payload
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(payload.data, MAX_UNPACKED_BYTES)
+        if unpacker.unconsumed_tail:
+            raise ValueError(f"a payload unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+        return Payload.FromString(data)
+
+
+class _PayloadConverter(PydanticPayloadConverter):
+    """Leaves out what was not set: histories stay short and legible; readers fill in the same defaults."""
+
+    def __init__(self) -> None:
+        super().__init__(ToJsonOptions(exclude_unset=True))
+
+
+def data_converter() -> DataConverter:
+    """Needed on every client, worker and replayer of Runyard's workflows that is written in Python."""
+    return DataConverter(payload_converter_class=_PayloadConverter, payload_codec=Compression())
+
+
+async def connect(
+    *, address: str | None = None, namespace: str | None = None, profile: str | None = None
+) -> Client:
+    """A client, by Temporal's own environment variables and profile file; arguments win over both.
+
+    Raises ServerUnavailable with the address that was tried.
+    """
+    config = ClientConfig.load_client_connect_config(profile=profile)
+    config["target_host"] = address or config.get("target_host") or "localhost:7233"
+    if namespace:
+        config["namespace"] = namespace
+    try:
+        return await Client.connect(**config, data_converter=data_converter())
+    except (RuntimeError, RPCError, OSError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ServerUnavailable(f"no Temporal server answers at {config['target_host']}: {cause}") from error

@@ -1,0 +1,136 @@
+"""One worker process: which queue it serves, and with what.
+
+The queue `runyard` has the workflows and the activities that need the store only; each executor has a queue of
+its own, so that a cluster, an architecture or a pool of GPUs is a queue.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from runyard.executors.open import open_executor
+from runyard.store.open import open_store
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.run import RunActivities
+from activities.task import TaskActivities, no_fault
+from runyard.errors import ConfigError
+from runyard.executors.base import Executor
+from runyard.settings import Settings
+from runyard.spec.run import RUNS_QUEUE, executor_queue
+from runyard.store.base import ObjectStore
+from runyard.temporal import SEARCH_ATTRIBUTES
+from workflows.run import RunWorkflow
+
+SANDBOX = SandboxedWorkflowRunner(
+    # our own modules too: a class that exists twice, inside and outside the sandbox, is not one class
+    restrictions=SandboxRestrictions.default.with_passthrough_modules("runyard", "activities", "workflows", "yaml")
+)
+LONG_TASKS = 2_000
+"""Activities at once for an executor: they wait in the loop and cost next to nothing."""
+
+
+async def serve(
+    client: Client,
+    settings: Settings,
+    *,
+    runs: bool = True,
+    executors: Sequence[str] = ("local",),
+    ready: asyncio.Event | None = None,
+) -> None:
+    """Serve until cancelled; then let go of what runs, which others adopt.
+
+    Raises ConfigError when the namespace lacks the search attributes and this client may not add them.
+    """
+    store = open_store(settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        opened = [open_executor(name, settings) for name in executors]
+        for executor in opened:
+            stack.push_async_callback(executor.close)
+        if runs:
+            await require_search_attributes(client)
+        for worker in build_workers(client, store, opened, runs=runs, log_bytes=settings.log_bytes):
+            await stack.enter_async_context(worker)
+        if ready is not None:
+            ready.set()
+        await asyncio.Event().wait()
+
+
+def build_workers(
+    client: Client,
+    store: ObjectStore,
+    executors: Sequence[Executor],
+    *,
+    runs: bool = True,
+    log_bytes: int = 1 << 30,
+    fault: Callable[[str], None] = no_fault,
+) -> list[Worker]:
+    """The Temporal workers, not started yet."""
+    workers = [_run_worker(client, store)] if runs else []
+    for executor in executors:
+        tasks = TaskActivities(store, executor, log_bytes=log_bytes, fault=fault)
+        workers.append(
+            Worker(
+                client,
+                task_queue=executor_queue(executor.name),
+                activities=[tasks.schedule_task, tasks.fetch_task, tasks.delete_task],
+                max_concurrent_activities=LONG_TASKS,
+                # a cancel is heard with a heartbeat, where the server cannot send it by itself
+                max_heartbeat_throttle_interval=timedelta(seconds=2),
+            )
+        )
+    return workers
+
+
+def _run_worker(client: Client, store: ObjectStore) -> Worker:
+    run = RunActivities(store)
+    return Worker(
+        client,
+        task_queue=RUNS_QUEUE,
+        workflows=[RunWorkflow],
+        activities=[run.prepare_run, run.record_run],
+        workflow_runner=SANDBOX,
+        max_concurrent_workflow_tasks=8,
+        max_concurrent_activities=20,
+    )
+
+
+async def require_search_attributes(client: Client) -> None:
+    """Add what is missing. Adding again with another type is answered with OK and changes nothing: so look."""
+    service = client.operator_service
+    try:
+        known = await service.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+        present = {name: _word(kind) for name, kind in known.custom_attributes.items()}
+        missing = {name: kind for name, kind in SEARCH_ATTRIBUTES.items() if name not in present}
+        if missing:
+            await service.add_search_attributes(
+                AddSearchAttributesRequest(
+                    namespace=client.namespace,
+                    search_attributes={name: _kind(kind) for name, kind in missing.items()},
+                )
+            )
+    except RPCError as error:
+        raise ConfigError(
+            f"the search attributes of namespace {client.namespace} cannot be made: {error.message}",
+            remedy="Have an administrator run `runyard doctor --fix`.",
+        ) from error
+    wrong = [f"{n} is {present[n]}, not {k}" for n, k in SEARCH_ATTRIBUTES.items() if present.get(n, k) != k]
+    if wrong:
+        raise ConfigError("search attributes of another type: " + ", ".join(wrong))
+
+
+def _kind(word: str) -> IndexedValueType.ValueType:
+    names = {"Keyword": "KEYWORD", "KeywordList": "KEYWORD_LIST", "Int": "INT"}
+    return IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{names[word]}")
+
+
+def _word(kind: IndexedValueType.ValueType) -> str:
+    name = IndexedValueType.Name(kind).removeprefix("INDEXED_VALUE_TYPE_")
+    return "".join(part.capitalize() for part in name.split("_"))

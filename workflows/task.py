@@ -1,0 +1,301 @@
+"""One task of a run, from its first attempt to its outcome.
+
+``schedule_task`` → ``fetch_task`` → ``delete_task`` for each attempt, the user's retries with a timer that the
+UI shows, approvals and holds. A driver can be made anew from a record in any status: that is how a run goes
+on after continue-as-new, and the activities, which adopt what is there, make it safe.
+"""
+
+import contextlib
+from datetime import timedelta
+from typing import Any, Final, Protocol, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutType
+from temporalio.exceptions import TimeoutError as ActivityTimeout
+
+with workflow.unsafe.imports_passed_through():
+    from runyard.graph import Outcome
+
+    from activities.signatures import (
+        FETCH_TASK,
+        SCHEDULE_TASK,
+        DeleteTask,
+        FetchTask,
+        PreparedRun,
+        ScheduledTask,
+        ScheduleTask,
+        TaskAttempt,
+    )
+    from runyard.model import Model
+    from runyard.reasons import Reason
+    from runyard.spec.plan import Retry
+    from runyard.spec.run import GraphTask, TaskEnd, TaskStatus, executor_queue, task_id
+    from workflows.state import Clock, TaskRecord, apply_end
+
+INFRASTRUCTURE: Final = RetryPolicy(
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
+)
+FOR_EVER: Final = timedelta(days=3650)
+HEARTBEAT: Final = timedelta(seconds=15)
+FREE_RESTARTS: Final = 5
+USERS_OWN: Final = frozenset(
+    {Reason.EXIT_CODE, Reason.SIGNAL, Reason.OOM_KILLED, Reason.TIMEOUT_RUN, Reason.TIMEOUT_STEP}
+)
+
+T = TypeVar("T", bound=Model)
+
+
+class Run(Protocol):
+    """What a driver needs of its run."""
+
+    prepared: PreparedRun
+    clock: Clock
+
+    def changed(self) -> None:
+        """Something that people see is different now."""
+
+    def has_room(self) -> bool:
+        """Whether one more task may be in flight."""
+
+    def output_attempts(self, tasks: list[str]) -> dict[str, tuple[str, int]]:
+        """Task ids and attempts of those that succeeded."""
+
+    def delete(self, request: DeleteTask, *, after_s: float) -> None:
+        """Have a pod deleted; the run closes when that is confirmed."""
+
+
+class Driver:
+    """Drives one task. ``record`` is all of its state."""
+
+    def __init__(self, run: Run, node: GraphTask, record: TaskRecord) -> None:
+        self.run = run
+        self.node = node
+        self.record = record
+        self._handle: workflow.ActivityHandle[Any] | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.record.status in ("queued", "running")
+
+    def stop(self, reason: Reason) -> None:
+        """Have the task end: its pod is asked to, its waits are over."""
+        if self.record.stop is None:
+            self.record.stop = reason
+            if self._handle is not None:
+                self._handle.cancel()
+
+    async def drive(self) -> Outcome:
+        """Go on from wherever the record stands, to the end."""
+        if self.record.status == "approval":
+            refused = await self._wait_for_approval()
+            if refused is not None:
+                return self._finish(refused)
+        while True:
+            end = await self._attempt() if self.active else None
+            if end is not None:
+                apply_end(self.record, end, self.run.clock)
+                if end.status == "failed" and self._may_retry(end):
+                    self._set("retrying")
+                elif end.status == "failed" and self.run.prepared.hold_failed and self.record.stop is None:
+                    self._set("held")
+                else:
+                    return self._finish(end)
+            if not await self._wait_for_next():
+                return self._finish(self._given_up())
+            self.record.attempt += 1
+            self.record.pod = self.record.scheduled_ms = self.record.started_ms = None
+            self._set("queued")
+
+    # one attempt
+
+    async def _attempt(self) -> TaskEnd:
+        attempt = self._reference()
+        record = self.record
+        if record.status == "queued":
+            scheduled = await self._schedule(attempt)
+            if isinstance(scheduled, TaskEnd):
+                self.run.delete(DeleteTask(attempt=attempt), after_s=0)
+                return scheduled
+            record.pod = scheduled.pod
+            record.scheduled_ms = self.run.clock.ms(scheduled.scheduled_at)
+            self._set("running")
+        end = await self._fetch(attempt)
+        keep_s = self.node.keep_failed_for_s if end.status == "failed" else 0
+        self.run.delete(DeleteTask(attempt=attempt, pod=record.pod), after_s=keep_s)
+        return end
+
+    async def _schedule(self, attempt: TaskAttempt) -> ScheduledTask | TaskEnd:
+        request = ScheduleTask(attempt=attempt, outputs_of=self.run.output_attempts(self.node.outputs_of))
+        budget = timedelta(seconds=self.node.queue_s) if self.node.queue_s else None
+        result = await self._call(SCHEDULE_TASK, request, ScheduledTask, budget=budget)
+        return result or self._stopped()
+
+    async def _fetch(self, attempt: TaskAttempt) -> TaskEnd:
+        record = self.record
+        scheduled_at = self.run.clock.at(record.scheduled_ms)
+        assert record.pod is not None
+        assert scheduled_at is not None
+        request = FetchTask(
+            attempt=attempt, pod=record.pod, scheduled_at=scheduled_at, stop=record.stop is not None
+        )
+        end = await self._call(FETCH_TASK, request, TaskEnd, cancel=not request.stop)
+        while end is None:  # cancelled, and no worker was there to bring the pod to its end
+            request = request.model_copy(update={"stop": True})
+            end = await self._call(FETCH_TASK, request, TaskEnd, cancel=False)
+        return end
+
+    async def _call(
+        self, name: str, request: Model, result: type[T], *, budget: timedelta | None = None, cancel: bool = True
+    ) -> T | TaskEnd | None:
+        """The activity's result, the task's end where that is what came of it, or None: cancelled without."""
+        handle = workflow.start_activity(
+            name,
+            request,
+            result_type=result,
+            activity_id=f"{name.removesuffix('_task')} {self.node.name} #{self.record.attempt}",
+            task_queue=executor_queue(self.run.prepared.executor),
+            start_to_close_timeout=FOR_EVER,
+            schedule_to_close_timeout=budget,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=INFRASTRUCTURE,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=self._summary(),
+        )
+        self._handle = handle
+        if cancel and self.record.stop is not None:
+            handle.cancel()
+        try:
+            return await handle
+        except ActivityError as error:
+            return self._judge(error)
+        finally:
+            self._handle = None
+
+    def _judge(self, error: ActivityError) -> TaskEnd | None:
+        cause = error.cause
+        if isinstance(cause, ApplicationError) and cause.details:
+            return TaskEnd.model_validate(cause.details[0])
+        if isinstance(cause, CancelledError) or self.record.stop is not None:
+            return None
+        if isinstance(cause, ActivityTimeout) and cause.type == TimeoutType.SCHEDULE_TO_CLOSE:
+            return TaskEnd(status="failed", reason=Reason.TIMEOUT_QUEUE, began=False)
+        return TaskEnd(status="failed", reason=Reason.INTERNAL, message=str(cause)[:500], began=False)
+
+    # waits
+
+    async def _wait_for_approval(self) -> TaskEnd | None:
+        """None when enough people approved and there is room; otherwise how the task ends."""
+        approval, record = self.node.approval, self.record
+        assert approval is not None
+        left = None
+        if approval.expires_s is not None:
+            left = timedelta(seconds=max(0, approval.expires_s) - (self._now_ms() - record.queued_ms) / 1000)
+        try:
+            await workflow.wait_condition(
+                lambda: len(record.approvals) >= approval.approvers or record.stop is not None,
+                timeout=max(left, timedelta(milliseconds=1)) if left is not None else None,
+                timeout_summary=f"approval of {self.node.name} expires",
+            )
+        except TimeoutError:  # asyncio's is the built-in one
+            return TaskEnd(status="failed", reason=Reason.APPROVAL_EXPIRED, began=False)
+        await workflow.wait_condition(lambda: self.run.has_room() or record.stop is not None)
+        if record.stop is not None:
+            return self._stopped()
+        record.attempt = 1
+        self._set("queued")
+        return None
+
+    async def _wait_for_next(self) -> bool:
+        """Until the next attempt may start. False when there shall be none."""
+        record = self.record
+        if record.status == "retrying":
+            left = max(1, (record.next_attempt_ms or 0) - self._now_ms())
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: record.stop is not None,
+                    timeout=timedelta(milliseconds=left),
+                    timeout_summary=f"attempt {record.attempt + 1} of {self.node.name}",
+                )
+        else:
+            await workflow.wait_condition(lambda: record.retry or record.stop is not None)
+            record.retry = False
+        await workflow.wait_condition(lambda: self.run.has_room() or record.stop is not None)
+        return record.stop is None
+
+    def _may_retry(self, end: TaskEnd) -> bool:
+        """Whether a budget has a further attempt; takes it, and sets the time."""
+        record, retry = self.record, self.node.retry or Retry()
+        if record.stop is not None:
+            return False
+        if not end.began and end.reason.infra and record.restarts < FREE_RESTARTS:
+            record.restarts += 1
+            delay = 2.0 ** (record.restarts - 1)
+        elif record.retries < retry.limit and _wanted(retry, end):
+            delay = min(retry.backoff_max_s, retry.backoff_s * retry.backoff_factor**record.retries)
+            record.retries += 1
+        elif end.reason.infra and record.losses < retry.infra:
+            record.losses += 1
+            delay = min(retry.backoff_max_s, retry.backoff_s)
+        else:
+            return False
+        record.next_attempt_ms = self._now_ms() + round(delay * 1000)
+        return True
+
+    # small things
+
+    def _finish(self, end: TaskEnd) -> Outcome:
+        record = self.record
+        apply_end(record, end, self.run.clock)
+        record.ended_ms = self._now_ms()
+        self._set(end.status)
+        return end.status
+
+    def _set(self, status: TaskStatus) -> None:
+        self.record.status = status
+        self.run.changed()
+
+    def _stopped(self) -> TaskEnd:
+        reason = self.record.stop or Reason.CANCELLED
+        if reason is Reason.REJECTED:
+            return TaskEnd(status="failed", reason=reason, message=self.record.message, began=False)
+        return TaskEnd(status="cancelled", reason=reason, message=self.record.message, began=False)
+
+    def _given_up(self) -> TaskEnd:
+        """A task that failed, and that nobody wants to try again: it stays what it was."""
+        record = self.record
+        return TaskEnd(
+            status="failed",
+            reason=record.reason or Reason.INTERNAL,
+            message=record.message,
+            exit_code=record.exit_code,
+            last_line=record.last_line,
+        )
+
+    def _reference(self) -> TaskAttempt:
+        info, node = workflow.info(), self.node
+        return TaskAttempt(
+            run_id=info.workflow_id,
+            task=node.name,
+            task_id=node.id or task_id(info.workflow_id, info.first_execution_run_id, node.name),
+            attempt=self.record.attempt,
+            at=node.at,
+            header=self.run.prepared.header,
+        )
+
+    def _summary(self) -> str:
+        words = [
+            self.node.name[:60],
+            f"attempt {self.record.attempt}" if self.record.attempt > 1 else "",
+            self.node.image,
+        ]
+        return " · ".join(word for word in words if word)[:120]
+
+    def _now_ms(self) -> int:
+        return self.run.clock.ms(workflow.now())
+
+
+def _wanted(retry: Retry, end: TaskEnd) -> bool:
+    if not retry.on:
+        return end.reason in USERS_OWN
+    return end.reason in retry.on or (end.reason is Reason.EXIT_CODE and end.exit_code in retry.on)
