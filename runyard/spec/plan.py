@@ -198,7 +198,9 @@ class TaskPlan(Model):
     shell: str = "/bin/sh -e"
     user: str = ""
     steps: list[Step] = []
-    layers: list[str] = []  # ids of the ancestors whose archives `restore_workspace` lays over each other, in order
+    layers: list[
+        str
+    ] = []  # ids of the ancestors whose archives `restore_workspace` lays over each other, in order
     retry: Retry = Retry()
     timeouts: Timeouts = Timeouts()
     resources: Resources = Resources()

@@ -1,0 +1,141 @@
+"""The engine's bars: our run of no-ops on the memory executor beside the floor, in turn, on one server.
+
+    python -m benchmarks.engine [--tasks 500] [--layers 1] [--parents 0] [--repeats 3]
+"""
+
+import argparse
+import asyncio
+import resource
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from benchmarks.floor import QUEUE, Floor, FloorInput, empty
+from runyard.executors.memory import MemoryExecutor
+from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
+from runyard.store.posix import PosixStore
+from runyard.temporal import connect
+from workers.embedded import embedded_server
+from workers.serve import SANDBOX, build_workers, require_search_attributes
+
+
+def graph(tasks: int, layers: int, parents: int) -> list[list[int]]:
+    """Indexes of each task's parents: task n of a layer waits for n, n+1, … of the layer before."""
+    width = tasks // layers
+    return [
+        [(i // width - 1) * width + (i % width + k) % width for k in range(parents)] if i >= width else []
+        for i in range(width * layers)
+    ]
+
+
+def run_file(parents: list[list[int]]) -> str:
+    """The same graph as a run file."""
+    head = "x: {r: &r {containers: [{image: none}]}, s: &s [{run: 'true'}]}\n"
+    rows = "\n".join(
+        f"  - {{name: t{i:05d}, runtime: *r, steps: *s, depends: [{', '.join(f't{p:05d}' for p in mine)}]}}"
+        for i, mine in enumerate(parents)
+    )
+    return f"{head}runs:\n- name: bench\n  tasks:\n{rows}\n".replace("x: {r", "templates: {r")
+
+
+@asynccontextmanager
+async def bench(folder: Path) -> AsyncIterator[Client]:
+    """A server, and a worker for both."""
+    async with embedded_server(folder / "server", ephemeral=True) as server:
+        client = await connect(address=server.address)
+        await require_search_attributes(client)
+        store = PosixStore(folder / "store", durable=False)
+        floor = Worker(
+            client,
+            task_queue=QUEUE,
+            workflows=[Floor],
+            activities=[empty],
+            workflow_runner=SANDBOX,
+            max_concurrent_activities=2000,
+        )
+        ours = build_workers(client, store, [MemoryExecutor()])
+        async with floor, ours[0], ours[1]:
+            yield client
+
+
+async def run_floor(client: Client, parents: list[list[int]]) -> float:
+    start = time.perf_counter()
+    await client.execute_workflow("Floor", FloorInput(parents), id=f"floor-{uuid.uuid4().hex}", task_queue=QUEUE)
+    return time.perf_counter() - start
+
+
+async def run_ours(client: Client, file: str) -> tuple[float, float, str]:
+    """Seconds, the slowest answer of `describe` in seconds, and the run's id."""
+    start = time.perf_counter()
+    handle = await client.start_workflow(
+        WORKFLOW,
+        {"file": file, "executor": "memory"},
+        id=f"bench-{uuid.uuid4().hex}",
+        task_queue=RUNS_QUEUE,
+        result_type=RunResult,
+    )
+    waiting = asyncio.create_task(handle.result())
+    slowest = 0.0
+    while not waiting.done():
+        await asyncio.wait({waiting}, timeout=5)
+        if not waiting.done():
+            asked = time.perf_counter()
+            await handle.query("describe", result_type=RunView)
+            slowest = max(slowest, time.perf_counter() - asked)
+    result = await waiting
+    assert result.result == "success", result
+    return time.perf_counter() - start, slowest, handle.id
+
+
+async def histories(client: Client, workflow_id: str) -> tuple[int, int, int]:
+    """Executions, events of the longest, bytes of the largest payload."""
+    executions = longest = largest = 0
+    async for execution in client.list_workflows(f"WorkflowId = '{workflow_id}'"):
+        executions += 1
+        longest = max(longest, execution.history_length)
+        handle = client.get_workflow_handle(workflow_id, run_id=execution.run_id)
+        async for event in handle.fetch_history_events():
+            largest = max(largest, event.ByteSize())
+    return executions, longest, largest
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=500)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--parents", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    parents = graph(args.tasks, args.layers, args.parents)
+    file = run_file(parents)
+    floors: list[float] = []
+    ours: list[float] = []
+    slowest, last = 0.0, ""
+    with tempfile.TemporaryDirectory() as folder:
+        async with bench(Path(folder)) as client:
+            for _ in range(args.repeats):
+                floors.append(await run_floor(client, parents))
+                seconds, slow, last = await run_ours(client, file)
+                ours.append(seconds)
+                slowest = max(slowest, slow)
+                print(f"floor {floors[-1]:.2f} s   ours {seconds:.2f} s   describe ≤ {slow:.2f} s", flush=True)
+            executions, events, largest = await histories(client, last)
+    ratios = [f / o for f, o in zip(floors, ours, strict=True)]
+    n = len(parents)
+    print(
+        f"{n} tasks in {args.layers} layers: ours {n / statistics.median(ours):.1f} tasks/s, "
+        f"{statistics.median(ratios):.0%} of raw ({min(ratios):.0%} to {max(ratios):.0%}); "
+        f"{executions} executions, longest history {events} events, largest event {largest} bytes, "
+        f"describe ≤ {slowest:.2f} s, worker {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

