@@ -31,12 +31,15 @@ class Settings(BaseSettings):
     executor: str = "local"  # the executor, and by it the task queue, that `run start` asks for
     state: Path = Field(default_factory=default_state)
 
+    ui: str = ""  # address of the Temporal UI, for links; "" = known only for servers of this machine
+
     store: Literal["posix", "posixflat", "s3"] = "posix"
     store_folder: Path | None = None  # posix; None = `state`/store
 
     local_slots: int | None = Field(default=None, ge=1)  # tasks at once; None = twice the cores, at least 4
     local_folder: Path | None = None  # where tasks work; None = `state`/tasks
     local_keep_folders: bool = False  # keep a task's folder after its end, to look into it
+    local_pass_environment: list[str] = []  # variables of the worker that tasks get too; `*` is allowed
 
     secrets_file: Path | None = (
         None  # dotenv file; without it, `RUNYARD_SECRET_<NAME>` in the worker's environment

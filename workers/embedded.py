@@ -265,7 +265,7 @@ def _port_in_use(port: int) -> Conflict:
 
 
 def _command(folder: Path, ports: tuple[int, int | None], *, ephemeral: bool) -> list[str]:
-    from runyard.temporal import DYNAMIC_CONFIG, SEARCH_ATTRIBUTES  # noqa: PLC0415 - heavy
+    from runyard.temporal import DYNAMIC_CONFIG, SEARCH_ATTRIBUTES
 
     words = [temporal_program(), "server", "start-dev", "--ip", HOST, "--port", str(ports[0])]
     words += ["--headless"] if ports[1] is None else ["--ui-port", str(ports[1]), "--ui-disable-news-fetch"]
@@ -280,7 +280,7 @@ def _command(folder: Path, ports: tuple[int, int | None], *, ephemeral: bool) ->
 
 
 def _open_log(folder: Path | None) -> IO[bytes]:
-    return tempfile.TemporaryFile() if folder is None else open(folder / "server.log", "w+b")  # noqa: SIM115
+    return tempfile.TemporaryFile() if folder is None else open(folder / "server.log", "w+b")
 
 
 async def _spawn(command: list[str], lock: int | None, log: IO[bytes], *, ephemeral: bool) -> Process:
@@ -306,7 +306,8 @@ async def _wait_until_ready(process: Process, port: int, log: IO[bytes]) -> "Cli
             return await _settle(process, f"{HOST}:{port}", log)
     except TimeoutError as error:
         raise ServerUnavailable(
-            f"the embedded Temporal server did not answer within {START_S:g} s", remedy="Is the machine overloaded?"
+            f"the embedded Temporal server did not answer within {START_S:g} s",
+            remedy="Is the machine overloaded?",
         ) from error
 
 
@@ -323,12 +324,12 @@ async def _accepts(port: int) -> bool:
 
 async def _settle(process: Process, address: str, log: IO[bytes]) -> "Client":
     """Connect, and let closed runs stay: the server's default is one day."""
-    from temporalio.api.namespace.v1 import NamespaceConfig  # noqa: PLC0415 - heavy
-    from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest  # noqa: PLC0415
-    from temporalio.client import Client  # noqa: PLC0415
-    from temporalio.service import RPCError  # noqa: PLC0415
+    from temporalio.api.namespace.v1 import NamespaceConfig
+    from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest
+    from temporalio.client import Client
+    from temporalio.service import RPCError
 
-    from runyard.temporal import data_converter  # noqa: PLC0415
+    from runyard.temporal import data_converter
 
     config = NamespaceConfig()
     config.workflow_execution_retention_ttl.FromTimedelta(RETENTION)

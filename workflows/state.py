@@ -7,9 +7,9 @@ execution to the next, and that must stay far below Temporal's limit for one pay
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
-from runyard.graph import Outcome
 
 from activities.signatures import DeleteTask, PreparedRun
+from runyard.graph import Outcome
 from runyard.model import Model
 from runyard.reasons import Reason
 from runyard.spec.run import GraphTask, PodRef, TaskEnd, TaskStatus, TaskView
@@ -35,6 +35,7 @@ class TaskRecord(BaseModel):
     last_line: str = ""
     approvals: list[str] = []
     stop: Reason | None = None  # somebody wants it to end
+    stop_message: str = ""
     retry: bool = False  # somebody wants a held task to be tried again
     retries: int = 0  # of the user's budget
     losses: int = 0  # of the user's budget for losses

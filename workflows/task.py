@@ -15,23 +15,22 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 with workflow.unsafe.imports_passed_through():
-    from runyard.graph import Outcome
-
     from activities.signatures import (
         FETCH_TASK,
         SCHEDULE_TASK,
         DeleteTask,
         FetchTask,
-        PreparedRun,
         ScheduledTask,
         ScheduleTask,
         TaskAttempt,
     )
+    from runyard.graph import Outcome
     from runyard.model import Model
     from runyard.reasons import Reason
     from runyard.spec.plan import Retry
-    from runyard.spec.run import GraphTask, TaskEnd, TaskStatus, executor_queue, task_id
-    from workflows.state import Clock, TaskRecord, apply_end
+    from runyard.spec.run import GraphTask, TaskEnd, TaskStatus, executor_queue
+    from workflows.board import Board
+    from workflows.state import TaskRecord, apply_end
 
 INFRASTRUCTURE: Final = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
@@ -49,17 +48,13 @@ T = TypeVar("T", bound=Model)
 class Run(Protocol):
     """What a driver needs of its run."""
 
-    prepared: PreparedRun
-    clock: Clock
+    board: Board
 
     def changed(self) -> None:
         """Something that people see is different now."""
 
     def has_room(self) -> bool:
         """Whether one more task may be in flight."""
-
-    def output_attempts(self, tasks: list[str]) -> dict[str, tuple[str, int]]:
-        """Task ids and attempts of those that succeeded."""
 
     def delete(self, request: DeleteTask, *, after_s: float) -> None:
         """Have a pod deleted; the run closes when that is confirmed."""
@@ -78,10 +73,10 @@ class Driver:
     def active(self) -> bool:
         return self.record.status in ("queued", "running")
 
-    def stop(self, reason: Reason) -> None:
+    def stop(self, reason: Reason, message: str) -> None:
         """Have the task end: its pod is asked to, its waits are over."""
         if self.record.stop is None:
-            self.record.stop = reason
+            self.record.stop, self.record.stop_message = reason, message
             if self._handle is not None:
                 self._handle.cancel()
 
@@ -94,10 +89,10 @@ class Driver:
         while True:
             end = await self._attempt() if self.active else None
             if end is not None:
-                apply_end(self.record, end, self.run.clock)
+                apply_end(self.record, end, self.run.board.clock)
                 if end.status == "failed" and self._may_retry(end):
                     self._set("retrying")
-                elif end.status == "failed" and self.run.prepared.hold_failed and self.record.stop is None:
+                elif end.status == "failed" and self.run.board.prepared.hold_failed and self.record.stop is None:
                     self._set("held")
                 else:
                     return self._finish(end)
@@ -110,7 +105,7 @@ class Driver:
     # one attempt
 
     async def _attempt(self) -> TaskEnd:
-        attempt = self._reference()
+        attempt = self.run.board.attempt_of(self.node.name)
         record = self.record
         if record.status == "queued":
             scheduled = await self._schedule(attempt)
@@ -118,7 +113,7 @@ class Driver:
                 self.run.delete(DeleteTask(attempt=attempt), after_s=0)
                 return scheduled
             record.pod = scheduled.pod
-            record.scheduled_ms = self.run.clock.ms(scheduled.scheduled_at)
+            record.scheduled_ms = self.run.board.clock.ms(scheduled.scheduled_at)
             self._set("running")
         end = await self._fetch(attempt)
         keep_s = self.node.keep_failed_for_s if end.status == "failed" else 0
@@ -126,14 +121,14 @@ class Driver:
         return end
 
     async def _schedule(self, attempt: TaskAttempt) -> ScheduledTask | TaskEnd:
-        request = ScheduleTask(attempt=attempt, outputs_of=self.run.output_attempts(self.node.outputs_of))
+        request = ScheduleTask(attempt=attempt, outputs_of=self.run.board.output_attempts(self.node.outputs_of))
         budget = timedelta(seconds=self.node.queue_s) if self.node.queue_s else None
         result = await self._call(SCHEDULE_TASK, request, ScheduledTask, budget=budget)
         return result or self._stopped()
 
     async def _fetch(self, attempt: TaskAttempt) -> TaskEnd:
         record = self.record
-        scheduled_at = self.run.clock.at(record.scheduled_ms)
+        scheduled_at = self.run.board.clock.at(record.scheduled_ms)
         assert record.pod is not None
         assert scheduled_at is not None
         request = FetchTask(
@@ -154,7 +149,7 @@ class Driver:
             request,
             result_type=result,
             activity_id=f"{name.removesuffix('_task')} {self.node.name} #{self.record.attempt}",
-            task_queue=executor_queue(self.run.prepared.executor),
+            task_queue=executor_queue(self.run.board.prepared.executor),
             start_to_close_timeout=FOR_EVER,
             schedule_to_close_timeout=budget,
             heartbeat_timeout=HEARTBEAT,
@@ -166,11 +161,12 @@ class Driver:
         if cancel and self.record.stop is not None:
             handle.cancel()
         try:
-            return await handle
+            answer: T = await handle
         except ActivityError as error:
             return self._judge(error)
         finally:
             self._handle = None
+        return answer
 
     def _judge(self, error: ActivityError) -> TaskEnd | None:
         cause = error.cause
@@ -246,7 +242,9 @@ class Driver:
 
     def _finish(self, end: TaskEnd) -> Outcome:
         record = self.record
-        apply_end(record, end, self.run.clock)
+        if end.status == "cancelled" and record.stop is not None:
+            end = end.model_copy(update={"reason": record.stop, "message": record.stop_message})
+        apply_end(record, end, self.run.board.clock)
         record.ended_ms = self._now_ms()
         self._set(end.status)
         return end.status
@@ -256,10 +254,10 @@ class Driver:
         self.run.changed()
 
     def _stopped(self) -> TaskEnd:
-        reason = self.record.stop or Reason.CANCELLED
+        reason, message = self.record.stop or Reason.CANCELLED, self.record.stop_message
         if reason is Reason.REJECTED:
-            return TaskEnd(status="failed", reason=reason, message=self.record.message, began=False)
-        return TaskEnd(status="cancelled", reason=reason, message=self.record.message, began=False)
+            return TaskEnd(status="failed", reason=reason, message=message, began=False)
+        return TaskEnd(status="cancelled", reason=reason, message=message, began=False)
 
     def _given_up(self) -> TaskEnd:
         """A task that failed, and that nobody wants to try again: it stays what it was."""
@@ -272,17 +270,6 @@ class Driver:
             last_line=record.last_line,
         )
 
-    def _reference(self) -> TaskAttempt:
-        info, node = workflow.info(), self.node
-        return TaskAttempt(
-            run_id=info.workflow_id,
-            task=node.name,
-            task_id=node.id or task_id(info.workflow_id, info.first_execution_run_id, node.name),
-            attempt=self.record.attempt,
-            at=node.at,
-            header=self.run.prepared.header,
-        )
-
     def _summary(self) -> str:
         words = [
             self.node.name[:60],
@@ -292,7 +279,7 @@ class Driver:
         return " · ".join(word for word in words if word)[:120]
 
     def _now_ms(self) -> int:
-        return self.run.clock.ms(workflow.now())
+        return self.run.board.clock.ms(workflow.now())
 
 
 def _wanted(retry: Retry, end: TaskEnd) -> bool:

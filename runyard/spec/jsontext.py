@@ -6,10 +6,10 @@ places and lets later duplicates win. So texts are read here; the grammar is sma
 
 import json
 import re
-from json.decoder import scanstring
 
 from runyard.spec.tree import MAX_DEPTH, Grower, Node, resolve
 
+_DECODER = json.JSONDecoder()
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _WORD = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?(?![\w.])|true\b|false\b|null\b")
 
@@ -83,7 +83,7 @@ class _Reader:
     def _string(self) -> Node:
         line, column = self._place()
         try:
-            value, end = scanstring(self.text, self.at + 1, True)
+            value, end = _DECODER.raw_decode(self.text, self.at)
         except json.JSONDecodeError as error:
             self.at = error.pos
             raise self.wrong(

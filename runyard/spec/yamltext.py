@@ -103,7 +103,7 @@ class _Stack:
         return self.grower.scalar(resolve(event.value) if plain else event.value, *_place(event))
 
     def _alias(self, event: events.AliasEvent) -> Node:
-        node = self._anchors.get(event.anchor)
+        node = self._anchors.get(event.anchor or "")
         if node is not None:
             return node
         circle = event.anchor in self._anchors

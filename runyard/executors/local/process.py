@@ -95,17 +95,17 @@ def kill(pid: int, started: str, number: int = signal.SIGKILL) -> bool:
     return True
 
 
-def carrying(mark: str) -> list[Row]:
-    """Processes that were started with ``mark`` (``NAME=value``) in their environment, as far as one may look."""
+def carrying(*marks: str) -> list[Row]:
+    """Processes that were started with all these (``NAME=value``) in their environment, as far as one may look."""
+    wanted = {mark for mark in marks if mark}
     if not LINUX:
-        return [row for row in _ps("-axEww", mark=mark) if not row.zombie]
-    wanted = mark.encode()
+        return [row for row in _ps("-axEww", marks=wanted) if not row.zombie]
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-            if wanted in file.read().split(b"\0"):
+            if wanted <= set(os.fsdecode(file.read()).split("\0")):
                 row = look(int(name))
                 if row is not None and not row.zombie:
                     found.append(row)
@@ -135,17 +135,17 @@ def _parse(pid: int, stat: bytes) -> Row:
     )
 
 
-def _ps(*arguments: str, mark: str = "") -> list[Row]:
+def _ps(*arguments: str, marks: set[str] | None = None) -> list[Row]:
     import subprocess  # slow to import and not needed where /proc is
 
-    columns = "pid=,ppid=,pgid=,rss=,stat=,lstart=" + (",command=" if mark else "")
+    columns = "pid=,ppid=,pgid=,rss=,stat=,lstart=" + (",command=" if marks else "")
     done = subprocess.run(
         ["ps", *arguments, "-o", columns], capture_output=True, text=True, env={"LC_ALL": "C"}, check=False
     )
     rows = []
     for line in done.stdout.splitlines():
         words = line.split()
-        if len(words) < 10 or (mark and mark not in words[10:]):
+        if len(words) < 10 or not (marks or set()) <= set(words[10:]):
             continue
         pid, parent, group, rss = (int(word) for word in words[:4])
         rows.append(Row(pid, parent, group, 0, " ".join(words[5:10]), rss * 1024, words[4][0] in _DEAD))

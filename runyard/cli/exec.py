@@ -1,0 +1,246 @@
+"""`runyard exec`: one run, on a server and a worker of its own, from nothing to its end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runyard.cli import options
+from runyard.cli.checkout import Checkout, find_checkout
+from runyard.cli.console import Console, open_console, print_json
+from runyard.cli.exits import Exit, exit_of_result
+from runyard.cli.ours import require_ours
+from runyard.cli.signals import Interrupts, interrupts
+from runyard.errors import InvalidRequest, NotFound
+from runyard.spec.plan import Plan
+from runyard.spec.run import RunRequest, RunView
+
+if TYPE_CHECKING:
+    from runyard.client import Run, Runyard
+    from runyard.settings import Settings
+
+DEFAULT_FILE = Path(".runyard/config.yml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is to be done, judged before anything is started."""
+
+    request: RunRequest
+    plan: Plan
+    checkout: Checkout
+    settings: "Settings"
+    headless: bool
+    as_json: bool
+
+
+@click.command("exec")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--run", "run_name", default="", help="Which run of the file; not needed where there is only one.")
+@click.option("--task", "tasks", multiple=True, help="Only this task and what it needs. May be repeated.")
+@click.option("--env", "pairs", multiple=True, metavar="NAME=VALUE", help="A variable of the run. Never a secret.")
+@click.option("--env-file", type=click.Path(path_type=Path), help="Variables of the run, from a dotenv file.")
+@click.option("--source", type=click.Path(path_type=Path), help="The folder that `clone` takes, as it is.")
+@click.option("--keep", is_flag=True, help="Keep the tasks' folders, to look into them.")
+@click.option("--no-ui", "headless", is_flag=True, help="Without the Temporal UI.")
+@options.executor
+@options.state
+@options.ascii_only
+@options.output
+def exec_(
+    file: Path | None,
+    *,
+    run_name: str,
+    tasks: tuple[str, ...],
+    pairs: tuple[str, ...],
+    env_file: Path | None,
+    source: Path | None,
+    keep: bool,
+    headless: bool,
+    executor: str | None,
+    state: Path | None,
+    ascii_only: bool,
+    output: str,
+) -> int:
+    """Run FILE (.runyard/config.yml) here and now, and end with its status.
+
+    The Temporal server lives as long as the run. Logs, archives and the result stay in the state folder:
+    `runyard run logs`, `show` and `list` find them later, without a server. Ctrl-C cancels the run and leaves
+    nothing behind; a second one leaves at once.
+    """
+    require_ours()
+    settings = options.load_settings(state=state, executor=executor)
+    if keep:
+        settings = settings.model_copy(update={"local_keep_folders": True})
+    path = file or find_file()
+    checkout = find_checkout(source) if source else find_checkout_of(path)
+    request = make_request(
+        path,
+        run=run_name,
+        tasks=tasks,
+        environment=options.parse_environment(pairs, env_file),
+        checkout=checkout,
+        executor=settings.executor,
+    )
+    work = _Work(
+        request=request,
+        plan=plan_of(request),
+        checkout=checkout,
+        settings=settings,
+        headless=headless,
+        as_json=output == "json",
+    )
+    return asyncio.run(_execute(work, open_console(ascii_only=ascii_only)))
+
+
+def find_file() -> Path:
+    """The usual run file, here or in a folder above, as git looks for its own. Raises NotFound."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        for name in (DEFAULT_FILE, DEFAULT_FILE.with_suffix(".json"), DEFAULT_FILE.with_suffix(".jsonnet")):
+            if (folder / name).is_file():
+                return folder / name
+        if (folder / ".agola" / "config.yml").is_file():
+            return folder / ".agola" / "config.yml"
+        if (folder / ".git").exists():
+            break
+    raise NotFound(
+        f"there is no {DEFAULT_FILE} here",
+        remedy="Name the run file, or write that one; docs/quickstart.md has one.",
+    )
+
+
+def find_checkout_of(path: Path) -> Checkout:
+    """The checkout that contains the run file, else the one that contains the current folder."""
+    folder = path.absolute().parent
+    here = find_checkout(folder if folder.is_dir() else Path.cwd())
+    around = here if here.source.commit else find_checkout(Path.cwd())
+    return around if around.source.commit else here
+
+
+def make_request(
+    path: Path,
+    *,
+    run: str,
+    tasks: tuple[str, ...],
+    environment: dict[str, str],
+    checkout: Checkout,
+    executor: str,
+    **more: object,
+) -> RunRequest:
+    """A direct run's request. Raises NotFound, InvalidRunFile (not text), InvalidRequest."""
+    from runyard.client.files import read_file
+
+    text, name = read_file(path)
+    with contextlib.suppress(ValueError):
+        name = str(Path(name).absolute().relative_to(checkout.folder))
+    return RunRequest.model_validate(
+        {
+            "file": text,
+            "file_name": name,
+            "run": run,
+            "tasks": list(tasks),
+            "environment": environment,
+            "executor": executor,
+            "source": checkout.source,
+            "owner": options.user(),
+            **more,
+        }
+    )
+
+
+def plan_of(request: RunRequest) -> Plan:
+    """The run as it would be. Raises InvalidRunFile and InvalidRequest, before any server is started."""
+    from runyard.spec import compile_run
+
+    return compile_run(request, run_id="check", execution_id="check")
+
+
+async def _execute(work: _Work, console: Console) -> int:
+    with interrupts() as asked:
+        started = asyncio.Event()
+        running = asyncio.create_task(_run(work, console, asked, started))
+        stopped = asyncio.create_task(asked.asked.wait())
+        await asyncio.wait({stopped, running}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done() and not started.is_set():
+            running.cancel()  # nothing is there yet that would have to be cancelled in order
+        stopped.cancel()
+        try:
+            return await running
+        except asyncio.CancelledError:
+            return Exit.CANCELLED
+
+
+async def _run(work: _Work, console: Console, asked: Interrupts, started: asyncio.Event) -> int:
+    async with _yard(work) as yard:
+        started.set()
+        run = await yard.submit(work.request, plan=work.plan)
+        cancelling = asyncio.create_task(_cancel_when_asked(run, asked))
+        try:
+            view = await _show(run, work, console, asked)
+        finally:
+            cancelling.cancel()
+        if work.as_json:
+            print_json(view)
+        return exit_of_result((await run.result()).result)
+
+
+@contextlib.asynccontextmanager
+async def _yard(work: _Work) -> AsyncIterator["Runyard"]:
+    """Server, worker and client, ended in the reverse order. The client waits for the run, the worker for nobody."""
+    from workers.embedded import embedded_server
+
+    settings = work.settings
+    async with embedded_server(settings.state, headless=work.headless, ephemeral=True) as server:
+        # imported while the server answers already: it is the larger part of our own start
+        from runyard.client import Runyard
+        from workers.serve import serve
+
+        ready = asyncio.Event()
+        serving = asyncio.create_task(
+            serve(server.client, settings, runs=True, executors=[work.request.executor], ready=ready)
+        )
+        try:
+            await _until_ready(serving, ready)
+            async with Runyard.over(server.client, settings, ui=server.ui_url) as yard:
+                yield yard
+        finally:
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+
+
+async def _until_ready(serving: "asyncio.Task[None]", ready: asyncio.Event) -> None:
+    """Or until the worker ends, which is an error of its own."""
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if serving.done():
+        serving.result()
+        raise InvalidRequest("the worker ended before the run began")
+
+
+async def _cancel_when_asked(run: "Run", asked: Interrupts) -> None:
+    await asked.asked.wait()
+    await run.cancel()
+
+
+async def _show(run: "Run", work: _Work, console: Console, asked: Interrupts) -> RunView:
+    from runyard.cli.follow import follow
+
+    if work.as_json:
+        await run.result()
+        return await run.describe()
+    if not console.live:
+        console.text(f"runyard {work.plan.run.name} of {work.checkout.origin} · run {run.id}")
+        if run.ui:
+            console.text(f"Temporal UI {run.ui}")
+
+    def notice() -> str:
+        return "cancelling; Ctrl-C again leaves at once" if asked.asked.is_set() else ""
+
+    return await follow(run, console, origin=work.checkout.origin, notice=notice)

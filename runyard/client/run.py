@@ -1,0 +1,244 @@
+"""``Run``: one run, whether it goes on, has ended, or is only remembered by the store."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from temporalio.client import (
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+)
+from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
+from temporalio.exceptions import TimeoutError as TemporalTimeout
+from temporalio.service import RPCError, RPCStatusCode
+
+from runyard.client.remote import from_application, unknown_task
+from runyard.errors import Conflict, InvalidRequest, RemoteError, RunyardError, ServerUnavailable
+from runyard.spec.run import RUNS_QUEUE, ApprovalRequest, RunResult, RunView, TaskRequest, TaskView
+
+if TYPE_CHECKING:
+    from runyard.client.yard import Runyard
+
+ANSWER_S: Final = 10.0
+"""How long a worker may take for an answer before we say that there is none."""
+
+_NO_WORKER: Final = f"no worker answers on the queue {RUNS_QUEUE}"
+
+
+class Run:
+    """A handle on one run; nothing is asked before a method is called."""
+
+    def __init__(self, yard: "Runyard", run_id: str) -> None:
+        self._yard = yard
+        self.id = run_id
+
+    @property
+    def ui(self) -> str:
+        """Its address in the Temporal UI, empty where that is not known."""
+        return self._yard.ui_of(self.id)
+
+    @property
+    def _handle(self) -> WorkflowHandle[object, RunResult]:
+        return self._yard.client.get_workflow_handle(self.id, result_type=RunResult)
+
+    # looking
+
+    async def describe(self) -> RunView:
+        """The run now: from a worker while it goes on, from the store when it has ended.
+
+        Without either it is what Temporal itself knows, with no tasks. Raises NotFound, ServerUnavailable.
+        """
+        if not self._yard.online:
+            return await self._remembered()
+        try:
+            description = await self._handle.describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower():
+                return await self._remembered()
+            raise self._explain(error) from error
+        if description.status is WorkflowExecutionStatus.RUNNING:
+            view = await self._ask()
+            return view or await self._summary(description, cause=_NO_WORKER)
+        return await self._yard.stored(self.id) or await self._summary(description, cause=await self._cause())
+
+    async def watch(self, interval_s: float = 0.5) -> AsyncIterator[RunView]:
+        """The run at every change, looked for each ``interval_s`` seconds; the last one is its end."""
+        if not self._yard.online:
+            yield await self._remembered()
+            return
+        await self._exists()
+        ended = asyncio.create_task(self._wait())
+        last: RunView | None = None
+        try:
+            while True:
+                done = ended.done()
+                view = await self.describe() if done else await self._ask() or await self.describe()
+                if view != last:
+                    yield view
+                last = view
+                if done:
+                    return
+                await asyncio.wait({ended}, timeout=interval_s)
+        finally:
+            ended.cancel()
+            with contextlib.suppress(asyncio.CancelledError, RPCError):
+                await ended
+
+    async def result(self) -> RunResult:
+        """Wait for the end. A run that failed is a result too.
+
+        Raises what kept it from being a run at all: InvalidRunFile, InvalidRequest, RemoteError; NotFound.
+        """
+        if not self._yard.online:
+            return _result_of(await self._remembered())
+        try:
+            return await self._handle.result()
+        except WorkflowFailureError as error:
+            return await self._failed(error)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower():
+                return _result_of(await self._remembered())
+            raise self._explain(error) from error
+
+    # deciding
+
+    async def cancel(self) -> None:
+        """Ask for the end of the whole run. Returns at once; `result` waits. Raises Conflict when it has ended."""
+        try:
+            await self._handle.cancel()
+        except RPCError as error:
+            await self._raise_for(error)
+
+    async def approve(self, task: str, *, by: str) -> TaskView:
+        """Approve a task that waits for it. Raises NotFound, Conflict (it does not wait; approved already)."""
+        return await self._update("approve", ApprovalRequest(task=task, by=by))
+
+    async def reject(self, task: str, *, by: str, reason: str = "") -> TaskView:
+        """Refuse a task that waits for approval: it fails. Raises NotFound, Conflict."""
+        return await self._update("reject", ApprovalRequest(task=task, by=by, reason=reason))
+
+    async def cancel_task(self, task: str, *, by: str = "", reason: str = "") -> TaskView:
+        """End one task; a held one is given up. Raises NotFound, Conflict (it has ended)."""
+        return await self._update("cancel_task", TaskRequest(task=task, by=by, reason=reason))
+
+    async def retry_task(self, task: str, *, by: str = "", reason: str = "") -> TaskView:
+        """Try a held task again. Raises NotFound, Conflict (it is not held)."""
+        return await self._update("retry_task", TaskRequest(task=task, by=by, reason=reason))
+
+    async def _update(self, name: str, request: ApprovalRequest | TaskRequest) -> TaskView:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await self._handle.execute_update(name, request, result_type=TaskView)
+        except WorkflowUpdateFailedError as error:
+            raise await self._refused(error, request.task) from error
+        except TimeoutError as error:
+            raise ServerUnavailable(f"{_NO_WORKER}: nobody took the {name}", remedy=_start_worker()) from error
+        except RPCError as error:
+            await self._raise_for(error)
+
+    async def _refused(self, error: WorkflowUpdateFailedError, task: str) -> RunyardError:
+        cause = error.cause
+        if not isinstance(cause, ApplicationError):
+            return RemoteError(str(cause or error))
+        if cause.type == "not_found":
+            return unknown_task(task, [each.name for each in (await self.describe()).tasks], run_id=self.id)
+        return from_application(cause)
+
+    # inside
+
+    async def _ask(self) -> RunView | None:
+        """The worker's answer; None when none answers in time, or when the run has just been forgotten."""
+        try:
+            view = await self._handle.query(
+                "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
+            )
+        except WorkflowQueryFailedError as error:
+            raise RemoteError(f"the worker cannot describe {self.id}: {error.message[:300]}") from error
+        except RPCError as error:
+            quiet = (RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.NOT_FOUND)
+            if error.status in (*quiet, RPCStatusCode.CANCELLED):
+                return None
+            raise self._explain(error) from error
+        return self._yard.with_ui(view)
+
+    async def _exists(self) -> None:
+        try:
+            await self._handle.describe()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND or await self._yard.stored(self.id) is None:
+                await self._raise_for(error)
+
+    async def _wait(self) -> None:
+        """Until it has ended, in whatever way."""
+        try:
+            await self._handle.result(follow_runs=True)
+        except WorkflowFailureError:
+            return
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def _remembered(self) -> RunView:
+        view = await self._yard.stored(self.id)
+        if view is None and not self._yard.online:
+            self._yard.client  # noqa: B018 - raises why there is no server
+        if view is None:
+            raise await self._yard.unknown_run(self.id)
+        return view
+
+    async def _summary(self, description: WorkflowExecutionDescription, *, cause: str = "") -> RunView:
+        return self._yard.summarise(description, await description.memo(), cause=cause)
+
+    async def _cause(self) -> str:
+        """Of a run that has ended without a record, such as one whose file was not valid."""
+        try:
+            return (await self.result()).cause
+        except RunyardError as error:
+            return " · ".join(error.message.splitlines())
+
+    async def _failed(self, error: WorkflowFailureError) -> RunResult:
+        cause = error.cause
+        if isinstance(cause, ApplicationError) and cause.type == "RunFailed":
+            detail = next(iter(cause.details), None)
+            if isinstance(detail, Mapping):
+                return RunResult.model_validate(detail)
+        if isinstance(cause, ApplicationError):
+            raise from_application(cause) from error
+        if view := await self._yard.stored(self.id):
+            return _result_of(view)
+        if isinstance(cause, CancelledError | TerminatedError):
+            word = "cancelled" if isinstance(cause, CancelledError) else "terminated from outside"
+            return RunResult(id=self.id, phase="cancelled", result="stopped", cause=word)
+        if isinstance(cause, TemporalTimeout):
+            return RunResult(id=self.id, phase="finished", result="failed", cause="the workflow timed out")
+        raise RemoteError(str(cause or error)) from error
+
+    def _explain(self, error: RPCError) -> RunyardError:
+        return self._yard.explain(error, what=f"run {self.id}")
+
+    async def _raise_for(self, error: RPCError) -> NoReturn:
+        """For what changes a run: one that has ended and one that is not there are told apart."""
+        gone = error.status is RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower()
+        if gone and ("completed" in error.message or await self._yard.stored(self.id)):
+            raise Conflict(f"run {self.id} has ended already") from error
+        if gone:
+            raise await self._yard.unknown_run(self.id) from error
+        if error.status is RPCStatusCode.DEADLINE_EXCEEDED:
+            raise ServerUnavailable(_NO_WORKER, remedy=_start_worker()) from error
+        if error.status is RPCStatusCode.INVALID_ARGUMENT:
+            raise InvalidRequest(error.message[:300]) from error
+        raise self._explain(error) from error
+
+
+def _start_worker() -> str:
+    return "Start one with `runyard worker`; `runyard dev` has one."
+
+
+def _result_of(view: RunView) -> RunResult:
+    return RunResult(id=view.id, phase=view.phase, result=view.result, cause=view.cause, counts=view.counts)

@@ -1,0 +1,265 @@
+"""``Runyard``: a connection to one Temporal namespace and one store."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import JsonValue
+from temporalio.client import Client, WorkflowExecution
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from runyard.client import listing, starting
+from runyard.client.files import check, check_run_id, read_file
+from runyard.client.listing import Phase
+from runyard.client.remote import from_rpc
+from runyard.client.run import Run
+from runyard.client.ui import find_ui
+from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable, StoreError
+from runyard.settings import Settings
+from runyard.spec.plan import Plan, Source
+from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
+from runyard.store.base import ObjectStore, read
+from runyard.store.open import open_store
+from runyard.temporal import connect
+
+
+class Runyard:
+    """Starts runs and finds them. Made by `Runyard.connect`."""
+
+    def __init__(
+        self,
+        client: Client | None,
+        store: ObjectStore,
+        *,
+        settings: Settings,
+        ui: str = "",
+        away: ServerUnavailable | None = None,
+    ) -> None:
+        """``ui`` is the address of the Temporal UI. Without a ``client`` only the store answers; ``away`` is why."""
+        self._client = client
+        self._away = away
+        self.store = store
+        self.settings = settings
+        self._ui = ui.rstrip("/")
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def over(
+        cls, client: Client, settings: Settings | None = None, *, ui: str = ""
+    ) -> AsyncIterator["Runyard"]:
+        """On a connection that is there already; it must have the data converter of `runyard.temporal`."""
+        settings = settings or Settings()
+        store = open_store(settings)
+        try:
+            yield cls(client, store, settings=settings, ui=ui)
+        finally:
+            await store.close()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls,
+        settings: Settings | None = None,
+        *,
+        address: str | None = None,
+        namespace: str | None = None,
+        ui: str | None = None,
+        offline: bool = False,
+    ) -> AsyncIterator["Runyard"]:
+        """Connect by Temporal's environment variables and profile file; arguments win over both.
+
+        With ``offline`` a server that does not answer is no error: what the store keeps of ended runs can
+        be read all the same. Raises ServerUnavailable.
+        """
+        settings = settings or Settings()
+        client, away = None, None
+        try:
+            client = await connect(address=address, namespace=namespace)
+        except ServerUnavailable as error:
+            if not offline:
+                raise
+            away = error
+        found = ui if ui is not None else find_ui(settings, client)
+        store = open_store(settings)
+        try:
+            yield cls(client, store, settings=settings, ui=found, away=away)
+        finally:
+            await store.close()
+
+    @property
+    def online(self) -> bool:
+        """Whether a server answered at the start."""
+        return self._client is not None
+
+    @property
+    def client(self) -> Client:
+        """Temporal's own client. Raises ServerUnavailable where there is none."""
+        if self._client is None:
+            raise self._away or ServerUnavailable()
+        return self._client
+
+    async def start(
+        self,
+        file: str | Path | Mapping[str, JsonValue],
+        run: str = "",
+        *,
+        tasks: Iterable[str] = (),
+        group: str = "",
+        project: str = "",
+        cache_group: str = "",
+        source: Source | None = None,
+        message: str = "",
+        environment: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        executor: str | None = None,
+        owner: str = "",
+        priority: int = 3,
+        trigger: str = "manual",
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Start a run of a run file: a path, its text, or the object itself.
+
+        ``priority`` is 1 (first) to 5. With an ``idempotency_key`` a second start gives the run that the
+        first one made, also when that has ended. Raises InvalidRunFile and InvalidRequest before anything
+        is started, NotFound for a file that is not there, Conflict when ``run_id`` is taken.
+        """
+        text, name = await asyncio.to_thread(read_file, file)
+        request = RunRequest(
+            file=text,
+            file_name=name,
+            run=run,
+            tasks=list(tasks),
+            group=group,
+            project=project,
+            cache_group=cache_group,
+            executor=executor or self.settings.executor,
+            owner=owner,
+            priority=priority,
+            trigger=trigger,
+            source=source or Source(),
+            message=message,
+            environment=dict(environment or {}),
+            annotations=dict(annotations or {}),
+        )
+        return await self.submit(request, run_id=run_id, idempotency_key=idempotency_key)
+
+    async def submit(
+        self,
+        request: RunRequest,
+        *,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        plan: Plan | None = None,
+    ) -> Run:
+        """Start what the request says. ``plan`` is what `check` made of it, where that has been done already."""
+        if run_id and idempotency_key:
+            raise InvalidRequest("a run has a `run_id` or an `idempotency_key`, not both")
+        plan = plan or await check(request)
+        name, size = plan.run.name, len(plan.tasks)
+        made = starting.keyed_run_id(name, idempotency_key) if idempotency_key else starting.new_run_id(name)
+        chosen = check_run_id(run_id or made)
+        try:
+            await self.client.start_workflow(
+                WORKFLOW,
+                request,
+                id=chosen,
+                task_queue=RUNS_QUEUE,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING
+                if idempotency_key
+                else WorkflowIDConflictPolicy.FAIL,
+                static_summary=starting.summary(name, request.source, tasks=size),
+                static_details=starting.details(chosen, request, name=name),
+                search_attributes=starting.search_attributes(request, tasks=size),
+                memo=starting.memo(request, name=name),
+                priority=starting.priority(request),
+            )
+        except WorkflowAlreadyStartedError as error:
+            if not idempotency_key:
+                raise Conflict(
+                    f"a run with the id {chosen} exists already", remedy="Choose another id, or leave it out."
+                ) from error
+        except RPCError as error:
+            raise self.explain(error, what=f"the start of {chosen}") from error
+        return self.run(chosen)
+
+    def run(self, run_id: str) -> Run:
+        """A handle; nothing is asked yet. Raises InvalidRequest for what can be no run's id."""
+        return Run(self, check_run_id(run_id))
+
+    async def list(
+        self, *, phase: Phase | None = None, project: str = "", group: str = "", limit: int = 50
+    ) -> tuple[RunView, ...]:
+        """The newest runs first, without their tasks; those that Temporal has forgotten come from the store."""
+        views = {view.id: view for view in await self._visible(phase, project, group, limit)}
+        if len(views) < limit and phase != "open":
+            for view in await self._remembered(limit, known=set(views)):
+                if listing.matches(view, phase=phase, project=project, group=group):
+                    views[view.id] = view
+        oldest = datetime.min.replace(tzinfo=UTC)
+        newest = sorted(views.values(), key=lambda view: view.created_at or oldest, reverse=True)
+        return tuple(newest[:limit])
+
+    async def _visible(self, phase: Phase | None, project: str, group: str, limit: int) -> Iterable[RunView]:
+        if self._client is None:
+            return []
+        wanted = listing.query(phase=phase, project=project, group=group)
+        try:
+            found = self._client.list_workflows(wanted, limit=limit)
+            return [self.with_ui(listing.view_of(each, await each.memo())) async for each in found]
+        except RPCError as error:
+            raise self.explain(error, what="the list of runs") from error
+
+    async def _remembered(self, limit: int, *, known: set[str]) -> Iterable[RunView]:
+        written: list[tuple[datetime, str]] = []
+        try:
+            async for info in self.store.list("runs/"):
+                run_id = info.key.split("/")[1]
+                if info.key.endswith("/result.json") and run_id not in known:
+                    written.append((info.modified_at, run_id))
+        except NotFound:
+            return []
+        except StoreError:
+            if self._client is None:
+                raise
+            return []  # Temporal's answer is worth more than none
+        newest = sorted(written, reverse=True)[:limit]
+        views = [await self.stored(run_id) for _, run_id in newest]
+        return [view.model_copy(update={"tasks": []}) for view in views if view is not None]
+
+    async def stored(self, run_id: str) -> RunView | None:
+        """What the store keeps of a run that has ended, or None."""
+        try:
+            data = await read(self.store, f"runs/{run_id}/result.json")
+        except NotFound:
+            return None
+        return self.with_ui(RunView.model_validate_json(data))
+
+    async def unknown_run(self, run_id: str) -> NotFound:
+        """The error for a run that is nowhere, with the ids that are like it."""
+        ids = [view.id for view in await self.list(limit=200)]
+        near = get_close_matches(run_id, ids, n=3) or [each for each in ids if each.startswith(run_id)][:3]
+        hint = f"Did you mean {' or '.join(near)}?" if near else ""
+        return NotFound(f"there is no run {run_id}", remedy=hint)
+
+    def ui_of(self, run_id: str) -> str:
+        """The run's address in the Temporal UI, empty where the UI's address is not known."""
+        namespace = self._client.namespace if self._client else "default"
+        return f"{self._ui}/namespaces/{namespace}/workflows/{quote(run_id, safe='')}" if self._ui else ""
+
+    def with_ui(self, view: RunView) -> RunView:
+        return view.model_copy(update={"ui": self.ui_of(view.id)})
+
+    def explain(self, error: RPCError, *, what: str) -> RunyardError:
+        config = self.client.service_client.config
+        return from_rpc(error, what=what, address=config.target_host, namespace=self.client.namespace)
+
+    def summarise(self, execution: WorkflowExecution, memo: Mapping[str, object], *, cause: str = "") -> RunView:
+        return self.with_ui(listing.view_of(execution, memo, cause=cause))

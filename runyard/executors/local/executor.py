@@ -1,0 +1,426 @@
+"""The executor of local processes: the worker's side of a pod; the other side is the nest.
+
+Everything that must survive this process is in the pod's folder (see folder.py); what is kept here is only
+what makes waiting cheap. Calls to the file system are made in the event loop itself: they touch a few small
+files of one folder, which takes less time than handing them to a thread. Only the removal of a task's
+folder, which may hold a hundred thousand files, goes to a thread.
+"""
+
+import asyncio
+import contextlib
+import marshal
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import runyard
+from runyard.errors import Conflict, ExecutorError, Fenced, StartError
+from runyard.executors.base import Ended, Launch, PodSeen, Progress, Report, Secrets
+from runyard.executors.local import folder, process, surroundings
+from runyard.executors.local.exits import Exit
+from runyard.executors.local.folder import Facts, NestSeen, PodFolder, Status
+from runyard.executors.local.nest import Request
+from runyard.executors.local.room import Room, locked
+from runyard.reasons import Reason
+from runyard.spec.plan import FromSecret, TaskPlan
+from runyard.spec.run import PodRef
+
+MARK = "RUNYARD_POD"  # in the environment of every process of a pod: its uid
+RECEIPT = "RUNYARD_RECEIPT"  # in the environment of main and its children, not of the agent
+
+_OWNER_S = 1.0  # how often a follower looks whether the pod is still its own
+_CLAIM_S = 10.0  # how long a nest may take from its start until it has taken its pod
+_LAST_WORDS_S = 10.0  # how long the agent of a killed nest may take to store the rest
+_FORCE_S = 5.0  # how long a nest may take to kill its pod
+_STALE_S = 600.0  # a half-made folder of this age has no maker any more
+
+_ROOT = Path(runyard.__file__).parent.parent
+_START = (
+    "import sys; sys.path.append(sys.argv[1]); from runyard.executors.local.nest import main; main(*sys.argv[2:])"
+)
+
+
+class LocalExecutor:
+    """Tasks as processes. ``environ`` is what tasks inherit from, by default the worker's environment."""
+
+    name = "local"
+
+    def __init__(
+        self,
+        tasks: Path,
+        *,
+        slots: int,
+        secrets: Secrets,
+        keep_folders: bool = False,
+        pass_environment: list[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        agent: Path = _ROOT / "runyard" / "agent.py",
+    ) -> None:
+        self._tasks = tasks.absolute()
+        self._room = Room(self._tasks, slots)
+        self._secrets = secrets
+        self._keep = keep_folders
+        self._pass = pass_environment or []
+        self._environ = dict(os.environ if environ is None else environ)
+        self._agent = agent
+        self._node = socket.gethostname()
+        self._nests: dict[int, Exit] = {}  # the nests that are our children: each must be waited for
+        self._takeovers: dict[str, asyncio.Event] = {}  # uid → wakes its followers of this process
+        self._ready = False
+
+    def validate(self, task: TaskPlan) -> list[str]:
+        return surroundings.refusals(task)
+
+    def notes(self, task: TaskPlan) -> list[str]:
+        return surroundings.remarks(task)
+
+    # Start
+
+    async def start(self, launch: Launch, report: Report) -> PodRef:
+        pod = PodFolder(self._tasks, launch.name)
+        values = self._values(launch)  # before anything is made: a missing secret leaves nothing behind
+        await self._prepare()
+        if pod.facts() is None:
+            with contextlib.suppress(FileExistsError):  # somebody else was faster: then it is adopted
+                facts, taken = await self._room.take(lambda: self._make(launch, values), report)
+                await self._claimed(pod, taken)
+                return PodRef(name=pod.name, uid=facts.uid)
+        present = pod.facts()
+        if present is None:
+            raise ExecutorError(f"{pod.path} is in the way or was deleted meanwhile: it is no pod")
+        return await self._adopt(pod, present, launch, values)
+
+    def _make(self, launch: Launch, values: dict[str, str]) -> tuple[Facts, asyncio.Event]:
+        """Folder and nest in one go: no cancel comes in between."""
+        facts = folder.make(self._tasks, launch)
+        return facts, self._spawn(facts, launch, values)
+
+    async def _adopt(self, pod: PodFolder, facts: Facts, launch: Launch, values: dict[str, str]) -> PodRef:
+        if facts.digest != launch.digest:
+            raise Conflict(f"there is a pod {pod.name} that was asked for with other words")
+        self._take_over(pod, facts.uid, launch.owner)
+        if pod.nest() is None:
+            await self._claimed(pod, self._spawn(facts, launch, values))
+        return PodRef(name=pod.name, uid=facts.uid)
+
+    def _spawn(self, facts: Facts, launch: Launch, values: dict[str, str]) -> asyncio.Event:
+        """Start a nest; the event says that it has taken the pod or gone away since another one has."""
+        path = self._tasks / launch.name
+        taken = asyncio.Event()
+        with contextlib.ExitStack() as opened:
+            request = opened.enter_context(_nameless_file(self._tasks))
+            request.write(marshal.dumps(dict(self._request(path, facts, launch, values))))
+            request.seek(0)
+            log = opened.enter_context(open(path / "nest.log", "ab"))
+            ear, mouth = os.pipe()
+            opened.callback(os.close, mouth)
+            _when_closed(ear, taken)
+            arguments = [sys.executable, "-I", "-S", "-c", _START, str(_ROOT), str(path), facts.uid]
+            standard = {0: request.fileno(), 1: mouth, 2: log.fileno()}
+            try:
+                pid = _spawn(arguments, {"PATH": os.defpath, MARK: facts.uid}, standard)
+            except OSError as error:
+                raise StartError(f"the supervisor of the task cannot be started: {error}") from error
+        self._wait_for_child(pid)
+        return taken
+
+    def _request(self, path: Path, facts: Facts, launch: Launch, values: dict[str, str]) -> Request:
+        common = {
+            **values,
+            MARK: facts.uid,
+            "RUNYARD_DIR": str(path / "runyard"),
+        }
+        return Request(
+            uid=facts.uid,
+            script=str(path / "script"),
+            agent=str(self._agent),
+            working_dir="home",
+            runyard_dir="runyard",
+            receipt="receipt",
+            main_environment={
+                **surroundings.base_environment(self._environ, self._pass),
+                "HOME": str(path / "home"),
+                "CI": "true",
+                **common,
+                RECEIPT: _receipt(path),
+            },
+            agent_environment={
+                **surroundings.agent_environment(self._environ, self._pass),
+                "RUNYARD_ASSIGNMENT": str(path / "assignment.json"),
+                **common,
+            },
+            deadline_s=launch.deadline_s,
+            grace_s=launch.grace_s,
+            memory_bytes=launch.task.resources.memory_bytes,
+            cores=surroundings.cores(launch.task),
+        )
+
+    def _values(self, launch: Launch) -> dict[str, str]:
+        """The task's own variables, secrets in place."""
+        values = {
+            name: self._secrets.get(value.from_secret) if isinstance(value, FromSecret) else value
+            for name, value in launch.environment.items()
+        }
+        values.update((name, self._secrets.get(secret)) for name, secret in launch.secrets.items())
+        for name, value in values.items():
+            if not name or "=" in name or "\0" in name or "\0" in value:
+                raise StartError(f"the variable {name!r} cannot be set: it has a `=` or NUL character")
+        return values
+
+    async def _claimed(self, pod: PodFolder, taken: asyncio.Event) -> None:
+        """Wait until a nest has taken the pod. Raises StartError with the nest's last words."""
+        await _first(taken, timeout_s=_CLAIM_S)
+        if pod.nest() is None and pod.facts() is not None:
+            words = pod.log_tail("nest.log")
+            raise StartError("the supervisor of the task did not start" + (f": {words}" if words else ""))
+
+    # Follow
+
+    async def follow(self, pod: PodRef, *, owner: str, report: Report) -> Ended:
+        place = PodFolder(self._tasks, pod.name)
+        facts = place.facts()
+        if facts is None or facts.uid != pod.uid:
+            return await self._gone(place, pod.uid, "its folder is not there")
+        self._take_over(place, pod.uid, owner)
+        seen = await self._nest_of(place, pod.uid)
+        if seen is None:
+            return await self._gone(place, pod.uid, "its supervisor never began")
+        if seen.running:
+            report(Progress(state="running", message="runs", node=self._node, pid=seen.pid))
+            await self._until_ended(place, pod.uid, owner, seen)
+        return await self._ended(place, pod.uid, owner, report)
+
+    def _take_over(self, place: PodFolder, uid: str, owner: str) -> None:
+        place.own(owner)
+        if uid in self._takeovers:
+            self._takeovers.pop(uid).set()
+
+    async def _nest_of(self, place: PodFolder, uid: str) -> NestSeen | None:
+        """The nest. One that was started by a worker that is gone is given some seconds to take its pod."""
+        until = asyncio.get_running_loop().time() + _CLAIM_S
+        while place.nest() is None and place.facts() is not None and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.05)  # nothing tells of it: it is nobody's child, and its pid is not known
+        place.bury(uid)
+        seen = place.nest()
+        return seen if seen is not None and seen.pid else None
+
+    async def _until_ended(self, place: PodFolder, uid: str, owner: str, seen: NestSeen) -> None:
+        """Until the nest is gone. Raises Fenced when another owner has written its name."""
+        ended = asyncio.Event()
+        watch = Exit(seen.pid, seen.started, ended.set)
+        try:
+            while not ended.is_set():
+                taken = self._takeovers.setdefault(uid, asyncio.Event())
+                await _first(ended, taken, timeout_s=_OWNER_S)
+                present = place.owner()
+                if present is None:
+                    return  # the folder was removed by somebody
+                _check(present, owner)
+        finally:
+            watch.close()
+
+    async def _ended(self, place: PodFolder, uid: str, owner: str, report: Report) -> Ended:
+        present = place.owner()
+        if present is not None:
+            _check(present, owner)
+        self._takeovers.pop(uid, None)
+        status = place.status()
+        if status is None:
+            words = place.log_tail("nest.log")
+            await self._sweep(place, uid, agent_s=_LAST_WORDS_S)
+            return Ended(
+                gone=True,
+                message="its supervisor was killed or its folder removed" + (f": {words}" if words else ""),
+                receipt=place.log_tail("receipt"),
+                node=self._node,
+            )
+        if not status.swept:
+            await self._sweep(place, uid)
+        report(Progress(state="ended", message=status.message or "ended", node=self._node))
+        return _as_ended(status, self._node)
+
+    async def _gone(self, place: PodFolder, uid: str, message: str) -> Ended:
+        await self._sweep(place, uid)
+        return Ended(gone=True, message=message, node=self._node)
+
+    # End
+
+    async def stop(self, pod: PodRef, *, grace_s: float) -> None:
+        place = PodFolder(self._tasks, pod.name)
+        facts = place.facts()
+        if facts is None or (pod.uid and facts.uid != pod.uid):
+            return
+        place.ask_to_stop(grace_s)  # also for a nest that has not begun yet
+        seen = place.nest()
+        if seen is not None and seen.pid:
+            process.kill(seen.pid, seen.started, signal.SIGTERM)
+
+    async def delete(self, pod: PodRef) -> None:
+        place = PodFolder(self._tasks, pod.name)
+        facts = place.facts()
+        if facts is None or (pod.uid and facts.uid != pod.uid):
+            if pod.uid:
+                await self._sweep(place, pod.uid)  # its folder may have been removed by hand
+            return
+        place.bury(facts.uid)
+        await self._kill(place, facts.uid)
+        gone = await self._put_away(place, facts.uid)
+        self._takeovers.pop(facts.uid, None)
+        self._room.look_again()
+        if gone is not None:
+            # A thread, since a task may leave a hundred thousand files.
+            await asyncio.to_thread(folder.remove_tree, gone)
+
+    async def _kill(self, place: PodFolder, uid: str) -> None:
+        seen = place.nest()
+        if seen is not None and seen.running:
+            process.kill(seen.pid, seen.started, signal.SIGUSR1)
+            ended = asyncio.Event()
+            watch = Exit(seen.pid, seen.started, ended.set)
+            try:
+                await _first(ended, timeout_s=_FORCE_S)
+            finally:
+                watch.close()
+        status = place.status()
+        if status is None or not status.swept:
+            await self._sweep(place, uid)
+
+    async def _put_away(self, place: PodFolder, uid: str) -> Path | None:
+        """Free the name, unless it is another pod's by now."""
+        async with locked(self._tasks):
+            facts = place.facts()
+            if facts is None or facts.uid != uid:
+                return None
+            return folder.put_away(self._tasks, place, keep=self._keep)
+
+    async def _sweep(self, place: PodFolder, uid: str, *, agent_s: float = 0) -> None:
+        """Kill what a killed nest has left. The agent comes last: it may take ``agent_s`` to store the rest."""
+        await _kill_carriers(f"{RECEIPT}={_receipt(place.path)}", also=f"{MARK}={uid}")
+        until = asyncio.get_running_loop().time() + agent_s
+        while asyncio.get_running_loop().time() < until and process.carrying(f"{MARK}={uid}"):
+            await asyncio.sleep(0.05)
+        await _kill_carriers(f"{MARK}={uid}")
+
+    # The rest
+
+    async def list(self) -> AsyncIterator[PodSeen]:
+        for place in folder.pods(self._tasks):
+            facts = place.facts()
+            if facts is None:
+                continue
+            seen = place.nest()
+            yield PodSeen(
+                pod=PodRef(name=place.name, uid=facts.uid),
+                run_id=facts.run_id,
+                task=facts.task,
+                attempt=facts.attempt,
+                running=seen is not None and seen.running,
+                created_at=facts.created_at,
+            )
+
+    async def close(self) -> None:
+        for watch in self._nests.values():
+            watch.close()
+        self._nests.clear()
+
+    async def _prepare(self) -> None:
+        """The tasks folder, without what a killed worker left half made or half removed."""
+        if self._ready and self._tasks.is_dir():
+            return
+        self._tasks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in folder.leftovers(self._tasks, older_than_s=_STALE_S):
+            await asyncio.to_thread(folder.remove_tree, path)  # a thread: it may hold very many files
+        self._ready = True
+
+    def _wait_for_child(self, pid: int) -> None:
+        row = process.look(pid)
+
+        def ended() -> None:
+            self._nests.pop(pid, None)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            self._room.look_again()
+
+        self._nests[pid] = Exit(pid, row.started if row else "", ended)
+
+
+def _as_ended(status: Status, node: str) -> Ended:
+    return Ended(
+        exit_code=status.exit_code,
+        signal=status.signal,
+        reason=Reason(status.reason) if status.reason else None,
+        message=status.message,
+        receipt=status.receipt,
+        started_at=_moment(status.started_at),
+        ended_at=_moment(status.ended_at),
+        node=node,
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _check(present: str, owner: str) -> None:
+    if present != owner:
+        raise Fenced(f"{present or 'another caretaker'} has taken the task over")
+
+
+async def _first(*events: asyncio.Event, timeout_s: float) -> None:
+    """Until one of them is set, or the time is over."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _receipt(path: Path) -> str:
+    return str(path / "receipt")
+
+
+async def _kill_carriers(mark: str, *, also: str = "") -> None:
+    """Kill until no process is left that carries the mark (and the other one)."""
+    until = asyncio.get_running_loop().time() + _FORCE_S
+    while rows := process.carrying(mark, also):
+        for row in rows:
+            process.kill(row.pid, row.started)
+        if asyncio.get_running_loop().time() > until:
+            pids = ", ".join(str(row.pid) for row in rows)
+            raise ExecutorError(f"processes of the task cannot be killed: {pids}")
+        await asyncio.sleep(0.005)
+
+
+def _nameless_file(beside: Path) -> IO[bytes]:
+    """For a request with secrets in it: in memory where the system can, else without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("request"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(dir=beside, buffering=0)
+
+
+def _when_closed(ear: int, event: asyncio.Event) -> None:
+    """Set the event once the other end of the pipe is closed."""
+    loop = asyncio.get_running_loop()
+
+    def closed() -> None:
+        loop.remove_reader(ear)
+        os.close(ear)
+        event.set()
+
+    loop.add_reader(ear, closed)
+
+
+def _spawn(arguments: list[str], environment: dict[str, str], standard: dict[int, int]) -> int:
+    """A new process in a session of its own; where the system cannot, the nest makes one itself."""
+    actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in standard.items()]
+    try:
+        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsid=True)
+    except NotImplementedError:
+        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions)

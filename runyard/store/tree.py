@@ -1,0 +1,430 @@
+"""Objects as files of one folder: the file calls of the folder stores, all of them blocking.
+
+Two choices carry it. A file is written whole in ``tmp`` and then renamed or linked to its place, so no reader
+ever sees half of one, and of several writers that ask for "only if absent" the file system picks one. And every
+path is walked part by part from an open folder, never following a symbolic link: what others put into the tree
+cannot lead out of it. Both cost a few microseconds a part, which a check of the resolved path beforehand would
+save at the price of a race. Locks were turned down: they would have to be taken by other programs too, and be
+given up by dead ones.
+
+A folder that got empty is removed at once, and whoever wants to write into it meanwhile makes it anew; so a
+writer that loses that race begins again from the top.
+"""
+
+import errno
+import heapq
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from runyard.errors import (
+    Conflict,
+    Corrupt,
+    InvalidRequest,
+    NotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from runyard.store.base import ObjectInfo
+
+MAX_NAME_BYTES = 255
+PAGE = 20_000
+"""So many names of one folder are held at a time by a listing."""
+
+_STALE_S = 24 * 3600
+_ROUNDS = 1000
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_FOLDER = (errno.ENOTDIR, errno.ELOOP)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class Names(Protocol):
+    """How keys become paths below the folder, one to one."""
+
+    def parts(self, key: str) -> list[bytes]:
+        """The folders and, last, the file of a key."""
+        ...
+
+    def piece(self, name: bytes, *, folder: bool) -> str | None:
+        """What a name adds to the key; None where no key has such a name."""
+        ...
+
+    def start(self, prefix: str) -> tuple[list[bytes], str] | None:
+        """The lowest folder that holds every key with this prefix, and what all keys in it begin with."""
+        ...
+
+
+class Temporary:
+    """A file being written. It becomes an object by `Tree.publish`, or is discarded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def write(self, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def end(self, *, durable: bool) -> os.stat_result:
+        if durable:
+            os.fsync(self._fd)
+        return os.fstat(self._fd)
+
+    def discard(self) -> None:
+        """Close it, and remove it where it was not published."""
+        os.close(self._fd)
+        with suppress(OSError):
+            os.unlink(self.path)
+
+
+class Tree:
+    """The files of a store below ``folder``: objects in ``data``, unfinished ones in ``tmp``.
+
+    With ``durable`` an object is on the disk when its write returns, and survives a loss of power; without, it
+    survives the end of any process but perhaps not that. A delete is never waited for: one that a loss of power
+    undoes is done again by whoever cleans up.
+    """
+
+    def __init__(self, folder: Path, names: Names, *, durable: bool) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._tmp = folder / "tmp"
+        self._names = names
+        self._durable = durable
+
+    def make(self) -> None:
+        """Make the folders where missing; remove what killed writers left more than a day ago."""
+        with self.errors("making the folder"):
+            self.data.mkdir(parents=True, exist_ok=True)
+            self._tmp.mkdir(exist_ok=True)
+            with os.scandir(self._tmp) as entries, suppress(OSError):
+                for entry in entries:
+                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - _STALE_S:
+                        os.unlink(entry.path)
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Errors of the system as ours, with what was being done and where."""
+        try:
+            yield
+        except OSError as error:
+            raise self._translated(error, doing) from error
+
+    def begin(self) -> Temporary:
+        """A new unfinished object."""
+        try:
+            return Temporary(self._tmp)
+        except FileNotFoundError as error:
+            raise self._gone() from error
+
+    def publish(self, temporary: Temporary, key: str, *, if_absent: bool) -> ObjectInfo:
+        """Give a written file its key. Raises Conflict, and what `errors` makes of the system's errors."""
+        *folders, name = self._parts(key)
+        found = temporary.end(durable=self._durable)
+        for _ in range(_ROUNDS):
+            with suppress(FileNotFoundError):  # a folder on the way was pruned meanwhile
+                fd = self._descend(folders, key, make=True)
+                try:
+                    if self._place(temporary, fd, name, key, if_absent=if_absent):
+                        return _info(key, found)
+                finally:
+                    os.close(fd)
+            if not temporary.path.exists():
+                raise self._gone()
+        raise StoreUnavailable(f"the folder of `{key}` is removed again and again by somebody else")
+
+    def write(self, key: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
+        """A small object in one go."""
+        if if_absent and self.exists(key):
+            raise _taken(key)
+        temporary = self.begin()
+        try:
+            temporary.write(data)
+            return self.publish(temporary, key, if_absent=if_absent)
+        finally:
+            temporary.discard()
+
+    def open(self, key: str) -> tuple[int, os.stat_result]:
+        """A descriptor to read from, which the caller closes. Raises NotFound."""
+        with self._lookup(key) as (fd, name):
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(file)
+            raise _missing(key)
+        return file, found
+
+    def stat(self, key: str) -> ObjectInfo:
+        """Raises NotFound."""
+        with self._lookup(key) as (fd, name):
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode):
+            raise _missing(key)
+        return _info(key, found)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.stat(key)
+        except NotFound:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove an object, and every folder that this leaves empty."""
+        try:
+            with self._lookup(key) as (fd, name):
+                if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    return
+                os.unlink(name, dir_fd=fd)
+        except NotFound:
+            return
+        self._prune(self._parts(key)[:-1], key)
+
+    def walk(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
+        """The objects with this prefix after that key, in the order of their keys' bytes."""
+        start = self._names.start(prefix)
+        os.close(self._root())
+        if start is None:
+            return
+        folders, base = start
+        try:
+            fd = self._descend(folders, prefix, make=False)
+        except (FileNotFoundError, Conflict):
+            return
+        yield from self._walk(fd, base, prefix, start_after)
+
+    # paths
+
+    def _parts(self, key: str) -> list[bytes]:
+        parts = self._names.parts(key)
+        for part in parts:
+            if len(part) > MAX_NAME_BYTES:
+                shown = part[:40].decode(errors="replace")
+                raise InvalidRequest(
+                    f"a part of a key has at most {MAX_NAME_BYTES} bytes in a folder store, "
+                    f"`{shown}…` has {len(part)}"
+                )
+        return parts
+
+    def _root(self) -> int:
+        try:
+            return os.open(self.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._gone() from error
+
+    def _descend(self, folders: list[bytes], key: str, *, make: bool) -> int:
+        """The lowest of ``folders``, open. Raises FileNotFoundError; Conflict where one is something else."""
+        fd = self._root()
+        try:
+            for name in folders:
+                below = self._enter(fd, name, make=make)
+                os.close(fd)
+                fd = below
+        except OSError as error:
+            os.close(fd)
+            if error.errno in _NO_FOLDER:
+                shown = name.decode()
+                raise Conflict(
+                    f"`{key}` cannot be written: its part `{shown}` is an object (or a symbolic link, "
+                    "which is not followed), and a folder cannot have the same name"
+                ) from error
+            raise
+        return fd
+
+    def _enter(self, fd: int, name: bytes, *, make: bool) -> int:
+        try:
+            return os.open(name, _FOLDER, dir_fd=fd)
+        except FileNotFoundError:
+            if not make:
+                raise
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=fd)
+            if self._durable:
+                os.fsync(fd)
+        return os.open(name, _FOLDER, dir_fd=fd)
+
+    @contextmanager
+    def _lookup(self, key: str) -> Iterator[tuple[int, bytes]]:
+        """The folder of an existing object and its name; NotFound where either is not there."""
+        *folders, name = self._parts(key)
+        try:
+            fd = self._descend(folders, key, make=False)
+        except (FileNotFoundError, Conflict) as error:
+            raise _missing(key) from error
+        try:
+            yield fd, name
+        except OSError as error:
+            if error.errno == errno.ENOENT or error.errno in _NO_FOLDER:
+                raise _missing(key) from error
+            raise
+        finally:
+            os.close(fd)
+
+    # writing
+
+    def _place(self, temporary: Temporary, fd: int, name: bytes, key: str, *, if_absent: bool) -> bool:
+        """Move the file to its name; False = an empty folder had it and is gone now, so try again."""
+        try:
+            if if_absent:
+                _link(temporary.path, name, fd)
+            else:
+                os.replace(temporary.path, name, dst_dir_fd=fd)
+        except (FileExistsError, IsADirectoryError) as error:
+            if not _is_folder(name, fd):
+                if if_absent:
+                    raise _taken(key) from error
+                return False
+            with suppress(FileNotFoundError):
+                self._remove_empty(name, fd, key)
+            return False
+        if self._durable:
+            os.fsync(fd)
+        return True
+
+    def _remove_empty(self, name: bytes, fd: int, key: str) -> None:
+        try:
+            os.rmdir(name, dir_fd=fd)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise Conflict(
+                    f"`{key}` cannot be written: there are objects below `{key}/`, and an object cannot have "
+                    "the name of a folder"
+                ) from error
+            raise
+
+    def _prune(self, folders: list[bytes], key: str) -> None:
+        """From below upwards, until one is not empty."""
+        while folders:
+            *folders, name = folders
+            try:
+                fd = self._descend(folders, key, make=False)
+            except (FileNotFoundError, Conflict):
+                continue
+            try:
+                os.rmdir(name, dir_fd=fd)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
+            finally:
+                os.close(fd)
+
+    # listing
+
+    def _walk(self, fd: int, base: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
+        after = ("", False)
+        try:
+            while True:
+                page = heapq.nsmallest(
+                    PAGE, (each for each in self._names_in(fd, base, prefix, start_after) if each[:2] > after)
+                )
+                for piece, folder, name in page:
+                    with suppress(FileNotFoundError):
+                        if folder:
+                            yield from self._walk_below(fd, name, base + piece, prefix, start_after)
+                        else:
+                            yield _info(base + piece, os.stat(name, dir_fd=fd, follow_symlinks=False))
+                if len(page) < PAGE:
+                    return
+                after = page[-1][:2]
+        finally:
+            os.close(fd)
+
+    def _walk_below(
+        self, fd: int, name: bytes, base: str, prefix: str, start_after: str
+    ) -> Iterator[ObjectInfo]:
+        try:
+            below = os.open(name, _FOLDER, dir_fd=fd)
+        except OSError as error:
+            if error.errno in _NO_FOLDER:
+                return
+            raise
+        yield from self._walk(below, base, prefix, start_after)
+
+    def _names_in(
+        self, fd: int, base: str, prefix: str, start_after: str
+    ) -> Iterator[tuple[str, bool, bytes]]:
+        """What of a folder may hold wanted keys. Sorting these sorts the keys: see `Names.piece`."""
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                folder = entry.is_dir(follow_symlinks=False)
+                if not folder and not entry.is_file(follow_symlinks=False):
+                    continue
+                name = os.fsencode(entry.name)
+                piece = self._names.piece(name, folder=folder)
+                if piece is None:
+                    continue
+                begins = base + piece
+                if folder:
+                    wanted = begins.startswith(prefix) or prefix.startswith(begins)
+                    wanted = wanted and (begins > start_after or start_after.startswith(begins))
+                else:
+                    wanted = begins.startswith(prefix) and begins > start_after
+                if wanted:
+                    yield piece, folder, name
+
+    # errors
+
+    def _gone(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the store's folder {self.folder} is not there any more: removed, or its disk is not mounted"
+        )
+
+    def _translated(self, error: OSError, doing: str) -> StoreError | InvalidRequest:
+        where = f"{doing} in the store's folder {self.folder}: {error.strerror or error}"
+        if error.errno in _FULL:
+            return StoreFull(f"no room left when {where}")
+        if error.errno in _DENIED:
+            return StoreDenied(f"permission denied when {where}")
+        if error.errno == errno.ENAMETOOLONG:
+            return InvalidRequest(f"a name is too long when {where}")
+        if error.errno == errno.EXDEV:
+            return StoreError(f"`data` and `tmp` are on different file systems, when {where}")
+        return StoreUnavailable(f"failed when {where}")
+
+
+def check_size(key: str, size: int | None, found: int) -> None:
+    """Raises Corrupt where a stream brought another number of bytes than was announced."""
+    if size is not None and size != found:
+        raise Corrupt(f"`{key}` was announced with {size} bytes and came with {found}; it was not written")
+
+
+def _link(source: Path, name: bytes, fd: int) -> None:
+    try:
+        os.link(source, name, dst_dir_fd=fd)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise StoreError(
+                f"the file system of {source.parent} has no hard links, which a write that must be the first needs",
+                remedy="Put the store's folder on a file system with hard links.",
+            ) from error
+        raise
+
+
+def _is_folder(name: bytes, fd: int) -> bool:
+    with suppress(FileNotFoundError):
+        return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    return False
+
+
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key=key, size=found.st_size, modified_at=datetime.fromtimestamp(found.st_mtime, UTC))
+
+
+def _missing(key: str) -> NotFound:
+    return NotFound(f"the store has no object `{key}`")
+
+
+def _taken(key: str) -> Conflict:
+    return Conflict(f"`{key}` is already there, and was to be written only if absent")

@@ -1,0 +1,133 @@
+"""Record the history of each shape of run, on a real server with the memory executor.
+
+    python tests/replay/record.py
+
+Only shapes that have no file yet are recorded: see test_replay.py for why.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from unittest.mock import patch
+
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+
+from runyard.executors.memory import MemoryExecutor
+from runyard.spec.run import RUNS_QUEUE, WORKFLOW, ApprovalRequest, RunResult, RunView, TaskRequest
+from runyard.store.posix import PosixStore
+from runyard.temporal import connect
+from workers.embedded import embedded_server
+from workers.serve import build_workers, require_search_attributes
+
+HERE = Path(__file__).parent / "histories"
+Handle = WorkflowHandle[object, RunResult]
+
+
+def task(name: str, step: str, **fields: object) -> dict[str, object]:
+    return {"name": name, "runtime": {"containers": [{"image": "none"}]}, "steps": [{"run": step}], **fields}
+
+
+async def nothing(handle: Handle) -> None:
+    """Let it run."""
+
+
+def when(status: str, then: Callable[[Handle], Awaitable[object]]) -> Callable[[Handle], Awaitable[None]]:
+    async def act(handle: Handle) -> None:
+        while all(t.status != status for t in (await handle.query("describe", result_type=RunView)).tasks):
+            await asyncio.sleep(0.05)
+        await then(handle)
+
+    return act
+
+
+async def retry_then_give_up(handle: Handle) -> None:
+    await handle.execute_update("retry_task", TaskRequest(task="a", by="ann"))
+    view = await handle.query("describe", result_type=RunView)
+    while view.tasks[0].status != "held" or view.tasks[0].attempt < 2:
+        await asyncio.sleep(0.05)
+        view = await handle.query("describe", result_type=RunView)
+    await handle.execute_update("cancel_task", TaskRequest(task="a", by="ann"))
+
+
+RETRY = {"limit": 2, "backoff": "10ms"}
+DIAMOND = [
+    task("a", "true"),
+    task("b", "sleep 0.05", depends=["a"]),
+    task("c", "true", depends=["a"]),
+    task("d", "true", depends=["b", "c"]),
+]
+SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]] = {
+    "success": ({"tasks": DIAMOND}, nothing),
+    "failure": ({"tasks": [task("a", "exit 3"), task("b", "true", depends=["a"]), task("c", "true")]}, nothing),
+    "retries": ({"tasks": [task("a", "exit 3", retry=RETRY), task("b", "vanish", retry={"infra": 1})]}, nothing),
+    "approval": (
+        {"tasks": [task("a", "true", approval=True)]},
+        when("approval", lambda h: h.execute_update("approve", ApprovalRequest(task="a", by="ann"))),
+    ),
+    "reject": (
+        {"tasks": [task("a", "true", approval={"expires": "1h"})]},
+        when("approval", lambda h: h.execute_update("reject", ApprovalRequest(task="a", by="ann"))),
+    ),
+    "expiry": ({"tasks": [task("a", "true", approval={"expires": "50ms"})]}, nothing),
+    "hold": ({"tasks": [task("a", "exit 1")], "on_failure": "hold"}, when("held", retry_then_give_up)),
+    "cancel": ({"tasks": [task("a", "hang"), task("b", "true", depends=["a"])]}, when("running", Handle.cancel)),
+    "cancel_task": (
+        {"tasks": [task("a", "hang"), task("b", "true", depends=["a"])]},
+        when("running", lambda h: h.execute_update("cancel_task", TaskRequest(task="a", by="ann"))),
+    ),
+    "fail_fast": ({"tasks": [task("a", "exit 1"), task("b", "hang")], "fail_fast": True}, nothing),
+    "run_timeout": ({"tasks": [task("a", "hang")], "timeout": "200ms"}, nothing),
+    "kept": ({"tasks": [task("a", "exit 1", keep_failed_for="100ms")]}, nothing),
+    "outputs": (
+        {
+            "tasks": [
+                task("a", "output V=1"),
+                task("b", "true", depends=["a"], environment={"V": {"from_output": "a.V"}}),
+            ]
+        },
+        nothing,
+    ),
+    "wide": ({"tasks": [task(f"t{n}", "sleep 0.3") for n in range(30)], "concurrency": 25}, nothing),
+    "continued": (
+        {"tasks": [task(f"t{n}", "sleep 0.05", depends=[f"t{n - 4}"] if n >= 4 else []) for n in range(20)]},
+        nothing,
+    ),
+}
+
+
+async def main() -> None:
+    HERE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        async with embedded_server(Path(folder) / "server", ephemeral=True) as server, contextlib.AsyncExitStack() as stack:
+            client = await connect(address=server.address)
+            await require_search_attributes(client)
+            for worker in build_workers(client, PosixStore(Path(folder) / "store"), [MemoryExecutor()]):
+                await stack.enter_async_context(worker)
+            for name, (run, act) in SHAPES.items():
+                if list(HERE.glob(f"{name}.json")) or list(HERE.glob(f"{name}-1.json")):
+                    continue
+                events = 60 if name == "continued" else 4_000
+                with patch("workflows.run.HISTORY_EVENTS", events):
+                    handle = await client.start_workflow(
+                        WORKFLOW,
+                        {"file": {"runs": [{"name": name, **run}]}, "executor": "memory"},
+                        id=f"recorded-{name}",
+                        task_queue=RUNS_QUEUE,
+                        result_type=RunResult,
+                    )
+                    await act(handle)
+                    with contextlib.suppress(WorkflowFailureError):
+                        await handle.result()
+                executions = [e async for e in client.list_workflows(f"WorkflowId = '{handle.id}'")]
+                executions.sort(key=lambda e: e.start_time)
+                for number, execution in enumerate(executions, start=1):
+                    history = await client.get_workflow_handle(handle.id, run_id=execution.run_id).fetch_history()
+                    stem = f"{name}-{number}" if len(executions) > 1 else name
+                    (HERE / f"{stem}.json").write_text(history.to_json() + "\n")
+                print(name, len(executions))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

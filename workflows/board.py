@@ -1,0 +1,148 @@
+"""Where a run stands: the graph, the records of its tasks, and what people see of them.
+
+The workflow (run.py) decides; this only knows, and can be shown, carried over and counted.
+"""
+
+from datetime import datetime
+
+from activities.signatures import DeleteTask, PreparedRun, TaskAttempt
+from runyard.graph import Graph, Node
+from runyard.reasons import Reason
+from runyard.spec.run import (
+    GraphTask,
+    RunPhase,
+    RunResultWord,
+    RunView,
+    TaskStatus,
+    TaskView,
+    task_id,
+)
+from workflows.state import Carried, Clock, TaskRecord, view_task
+
+
+class Board:
+    """All that a run knows. Nothing of it waits or asks anybody."""
+
+    def __init__(self, run_id: str, execution_id: str, created_at: datetime, prepared: PreparedRun) -> None:
+        self.run_id = run_id
+        self.execution_id = execution_id
+        self.clock = Clock(created_at)
+        self.prepared = prepared
+        self.nodes: dict[str, GraphTask] = {node.name: node for node in prepared.tasks}
+        self.graph = Graph(_graph_nodes(prepared), fail_fast=prepared.fail_fast)
+        self.records: dict[str, TaskRecord] = {}
+        self.deleting: list[DeleteTask] = []
+        self.finished: list[str] = []  # the last ten that ended, newest last
+        self.stop: Reason | None = None
+        self.stop_message = ""
+        self.recorded = False
+
+    @classmethod
+    def of(cls, run_id: str, execution_id: str, carried: Carried) -> "Board":
+        """As the last execution left it."""
+        board = cls(run_id, execution_id, carried.created_at, carried.prepared)
+        board.graph = Graph.restore(
+            _graph_nodes(carried.prepared),
+            carried.outcomes,
+            carried.in_flight,
+            fail_fast=carried.prepared.fail_fast,
+            stopped=carried.stop is not None,
+        )
+        board.records = {record.task: record for record in carried.records}
+        board.finished, board.recorded = carried.finished, carried.recorded
+        board.stop, board.stop_message = carried.stop, carried.stop_message
+        return board
+
+    def carry(self) -> Carried:
+        return Carried(
+            prepared=self.prepared,
+            created_at=self.clock.created_at,
+            outcomes=dict(self.graph.outcomes),
+            in_flight=self.graph.in_flight,
+            records=list(self.records.values()),
+            deleting=self.deleting,
+            finished=self.finished,
+            stop=self.stop,
+            stop_message=self.stop_message,
+            recorded=self.recorded,
+        )
+
+    # tasks
+
+    def id_of(self, name: str) -> str:
+        return self.nodes[name].id or task_id(self.run_id, self.execution_id, name)
+
+    def attempt_of(self, name: str) -> TaskAttempt:
+        """What the activities are told: the task's present attempt."""
+        return TaskAttempt(
+            run_id=self.run_id,
+            task=name,
+            task_id=self.id_of(name),
+            attempt=self.records[name].attempt,
+            at=self.nodes[name].at,
+            header=self.prepared.header,
+        )
+
+    def output_attempts(self, names: list[str]) -> dict[str, tuple[str, int]]:
+        """Task ids and attempts of those that have run."""
+        return {name: (self.id_of(name), self.records[name].attempt) for name in names if name in self.records}
+
+    def failed_names(self) -> list[str]:
+        if not self.graph.failed:
+            return []
+        return [name for name, record in self.records.items() if record.status == "failed"]
+
+    # views
+
+    def view(self, now: datetime, *, tasks: list[str] | None = None) -> RunView:
+        """The run, with all its tasks or only some."""
+        prepared = self.prepared
+        result, cause = self.result()
+        phase: RunPhase = "finished" if self.graph.done else "running"
+        return RunView(
+            id=self.run_id,
+            name=prepared.name,
+            phase=phase,
+            result=result if self.graph.done or self.graph.failed else "unknown",
+            cause=cause,
+            group=prepared.group,
+            project=prepared.project,
+            executor=prepared.executor,
+            trigger=prepared.trigger,
+            created_at=self.clock.created_at,
+            ended_at=now if self.graph.done else None,
+            counts=self.counts(),
+            tasks=[self.view_of(name) for name in (self.nodes if tasks is None else tasks)],
+            annotations=prepared.annotations,
+        )
+
+    def view_of(self, name: str) -> TaskView:
+        outcome = self.graph.outcomes.get(name)
+        record = self.records.get(name)
+        why = self.graph.why(name) if record is None and outcome in ("skipped", "cancelled") else ""
+        return view_task(self.nodes[name], record, self.clock, outcome=outcome, why=why)
+
+    def result(self) -> tuple[RunResultWord, str]:
+        """The word, and the one-line cause of anything but a success."""
+        if self.stop is Reason.TIMEOUT_RUN:
+            return "failed", self.stop_message
+        result = self.graph.result()
+        if result == "stopped":
+            return result, self.stop_message
+        return result, self.graph.cause() or self.prepared.nothing
+
+    def counts(self) -> dict[TaskStatus, int]:
+        counts: dict[TaskStatus, int] = {
+            word: number for word, number in self.graph.counts().items() if word != "in_flight" and number
+        }
+        for name in self.graph.in_flight:
+            status = self.records[name].status
+            counts[status] = counts.get(status, 0) + 1
+        return counts
+
+
+def _graph_nodes(prepared: PreparedRun) -> list[Node]:
+    return [
+        Node(name=task.name, depends=task.depends, skip=task.skip, ignore_failure=task.ignore_failure)
+        for task in prepared.tasks
+    ]
