@@ -1,6 +1,6 @@
 """The engine's bars: our run of no-ops on the memory executor beside the floor, in turn, on one server.
 
-    python -m benchmarks.engine [--tasks 500] [--layers 1] [--parents 0] [--repeats 3]
+python -m benchmarks.engine [--tasks 500] [--layers 1] [--parents 0] [--repeats 3]
 """
 
 import argparse

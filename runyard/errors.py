@@ -61,7 +61,7 @@ class RunyardError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing wrong in a run file; ``line`` and ``column`` start at 1, 0 where unknown."""
+    """One thing wrong in a run file; ``line`` and ``column`` start at 1, 0 where only ``path`` is known."""
 
     message: str
     line: int = 0
@@ -71,7 +71,7 @@ class Problem:
     path: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.line}:{self.column}: " if self.line else ""
+        where = f"{self.line}:{self.column}: " if self.line else f" {self.path}: " if self.path else " "
         near = f" (at `{self.text}`)" if self.text else ""
         return f"{where}{self.message}{near}" + (f"; {self.hint}" if self.hint else "")
 

@@ -33,7 +33,9 @@ def temporal_program() -> str:
 @pytest_asyncio.fixture(scope="session")
 async def server() -> AsyncIterator[WorkflowEnvironment]:
     """A real Temporal server, with the settings of the embedded one."""
-    flags = [word for name, value in DYNAMIC_CONFIG.items() for word in ("--dynamic-config-value", f"{name}={value}")]
+    flags = [
+        word for name, value in DYNAMIC_CONFIG.items() for word in ("--dynamic-config-value", f"{name}={value}")
+    ]
     async with await WorkflowEnvironment.start_local(
         data_converter=data_converter(),
         dev_server_existing_path=temporal_program(),
@@ -77,7 +79,11 @@ class Yard:
 
 @contextlib.asynccontextmanager
 async def working(
-    client: Client, store: ObjectStore, executors: Sequence[Executor], *, fault: Callable[[str], None] | None = None
+    client: Client,
+    store: ObjectStore,
+    executors: Sequence[Executor],
+    *,
+    fault: Callable[[str], None] | None = None,
 ) -> AsyncIterator[Yard]:
     async with contextlib.AsyncExitStack() as stack:
         options = {"fault": fault} if fault else {}
@@ -98,7 +104,7 @@ async def yard(client: Client, store: PosixStore) -> AsyncIterator[Yard]:
 @pytest_asyncio.fixture
 async def local_yard(client: Client, store: PosixStore, tmp_path: Path) -> AsyncIterator[Yard]:
     """A worker with local processes."""
-    from runyard.executors.open import open_executor  # noqa: PLC0415
+    from runyard.executors.open import open_executor
 
     executor = open_executor("local", Settings(state=tmp_path / "state", store_folder=tmp_path / "store"))
     async with working(client, store, [executor]) as ready:

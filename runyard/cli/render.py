@@ -82,7 +82,7 @@ class Frame:
 def tree(view: RunView, frame: Frame) -> list[Line]:
     """The whole drawing: head, tasks, and a line for those that there is no room for."""
     marks = glyphs(ascii_only=frame.ascii_only)
-    head = [_head(view, frame)]
+    head = _head(view, frame)
     foot: list[Line] = [_cut_line((Span(f" {frame.notice}", "warn"),), frame, marks)] if frame.notice else []
     room = None if frame.height is None else max(1, frame.height - len(head) - len(foot) - 1)
     shown = _choose(view.tasks, room)
@@ -93,19 +93,22 @@ def tree(view: RunView, frame: Frame) -> list[Line]:
     return [*head, *rows, *foot]
 
 
-def _head(view: RunView, frame: Frame) -> Line:
+def _head(view: RunView, frame: Frame) -> list[Line]:
+    """Name, id and origin, and the address in the UI: on a line of its own where it would be cut."""
     marks = glyphs(ascii_only=frame.ascii_only)
     spans = [Span(" runyard  ", "faint"), Span(clean(view.name) or view.id, "strong")]
     if view.name:
         spans.append(Span(f"  {view.id}", "faint"))
     if frame.origin:
         spans.append(Span(f"  of {clean(frame.origin)}"))
-    left = sum(width_of(span.text) for span in spans)
-    if view.ui:
-        address = f"Temporal UI  {view.ui}"
-        gap = frame.width - left - width_of(address)
-        spans.append(Span(" " * max(3, gap) + address, "faint"))
-    return _cut_line(tuple(spans), frame, marks)
+    first = _cut_line(spans, frame, marks)
+    address = f"Temporal UI  {view.ui}" if view.ui else ""
+    gap = frame.width - sum(width_of(span.text) for span in first) - width_of(address)
+    if not address or width_of(address) >= frame.width:
+        return [first]
+    if gap < 3:
+        return [first, (Span(f" {address}", "faint"),)]
+    return [(*first, Span(" " * min(gap, 12) + address, "faint"))]
 
 
 def _choose(tasks: list[TaskView], room: int | None) -> list[TaskView]:
@@ -129,7 +132,7 @@ def _others(tasks: list[TaskView], shown: list[TaskView], left: int) -> str:
 def _row(task: TaskView, view: RunView, frame: Frame, marks: Glyphs, *, names: int) -> Line:
     style = _STYLE[task.status] if not (task.status == "failed" and task.ignore_failure) else "warn"
     name = pad(cut(clean(task.name), names, mark=marks.more), names)
-    took = "" if task.status in _IDLE else took_of(task, frame.now)
+    took = "" if task.status in (*_IDLE, "retrying") else took_of(task, frame.now)
     said = told(task, view, frame)
     return _cut_line(
         (

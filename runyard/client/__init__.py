@@ -3,14 +3,29 @@
     async with Runyard.connect() as yard:
         run = await yard.start("ci.yml", run="build-and-test")
         async for line in run.logs("test", follow=True):
-            print(line.text)
+            print(line)
         print((await run.result()).phase)
 
 It starts workflows by name and imports none of `workflows`, `activities`, `workers`, so that a program with a
-`workflows` package of its own can use it.
+`workflows` package of its own can use it. What is exported is loaded at its first use: reading a run file
+does not need Temporal's SDK.
 """
 
-from runyard.client.run import Run
-from runyard.client.yard import Phase, Runyard
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["Phase", "Run", "Runyard"]
+if TYPE_CHECKING:
+    from runyard.client.listing import Phase
+    from runyard.client.logs import LogLine
+    from runyard.client.run import Run
+    from runyard.client.yard import Runyard
+
+__all__ = ["LogLine", "Phase", "Run", "Runyard"]
+
+_HOMES = {"LogLine": "logs", "Phase": "listing", "Run": "run", "Runyard": "yard"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -18,8 +18,11 @@ from temporalio.exceptions import ApplicationError, CancelledError, TerminatedEr
 from temporalio.exceptions import TimeoutError as TemporalTimeout
 from temporalio.service import RPCError, RPCStatusCode
 
+from runyard.client.logs import LogLine, read_logs
+from runyard.client.planned import Planned, complete, read_planned
 from runyard.client.remote import from_application, unknown_task
 from runyard.errors import Conflict, InvalidRequest, RemoteError, RunyardError, ServerUnavailable
+from runyard.records.segments import Log
 from runyard.spec.run import RUNS_QUEUE, ApprovalRequest, RunResult, RunView, TaskRequest, TaskView
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class Run:
 
     def __init__(self, yard: "Runyard", run_id: str) -> None:
         self._yard = yard
+        self._planned: dict[str, Planned] = {}
         self.id = run_id
 
     @property
@@ -65,7 +69,7 @@ class Run:
         if description.status is WorkflowExecutionStatus.RUNNING:
             view = await self._ask()
             return view or await self._summary(description, cause=_NO_WORKER)
-        return await self._yard.stored(self.id) or await self._summary(description, cause=await self._cause())
+        return await self._stored() or await self._summary(description, cause=await self._cause())
 
     async def watch(self, interval_s: float = 0.5) -> AsyncIterator[RunView]:
         """The run at every change, looked for each ``interval_s`` seconds; the last one is its end."""
@@ -106,6 +110,26 @@ class Run:
                 return _result_of(await self._remembered())
             raise self._explain(error) from error
 
+    async def logs(
+        self,
+        task: str,
+        *,
+        step: Log | None = None,
+        attempt: int | None = None,
+        follow: bool = False,
+        lines: int | None = None,
+    ) -> AsyncIterator[LogLine]:
+        """A task's log: all steps in order, or one (a number from 0, or `setup`).
+
+        Of the last attempt, or the one that is given; with ``follow`` as it grows, over all attempts from the
+        present one, to the task's end. ``lines`` = only so many, the last ones. A task that never came to a
+        step has its setup log only. Raises NotFound (run, task, step), StoreError.
+        """
+        chosen = read_logs(self, self._yard.store, task, step=step, attempt=attempt, follow=follow, lines=lines)
+        async with contextlib.aclosing(chosen) as found:
+            async for line in found:
+                yield line
+
     # deciding
 
     async def cancel(self) -> None:
@@ -134,7 +158,8 @@ class Run:
     async def _update(self, name: str, request: ApprovalRequest | TaskRequest) -> TaskView:
         try:
             async with asyncio.timeout(ANSWER_S):
-                return await self._handle.execute_update(name, request, result_type=TaskView)
+                view: TaskView = await self._handle.execute_update(name, request, result_type=TaskView)
+                return view
         except WorkflowUpdateFailedError as error:
             raise await self._refused(error, request.task) from error
         except TimeoutError as error:
@@ -165,7 +190,17 @@ class Run:
             if error.status in (*quiet, RPCStatusCode.CANCELLED):
                 return None
             raise self._explain(error) from error
-        return self._yard.with_ui(view)
+        return complete(self._yard.with_ui(view), await self.planned())
+
+    async def planned(self) -> Mapping[str, Planned]:
+        """Each task's id and parents, from the stored plan; empty before there is one. Raises StoreError."""
+        if not self._planned:
+            self._planned = await read_planned(self._yard.store, self.id)
+        return self._planned
+
+    async def _stored(self) -> RunView | None:
+        view = await self._yard.stored(self.id)
+        return complete(view, await self.planned()) if view else None
 
     async def _exists(self) -> None:
         try:
@@ -185,7 +220,7 @@ class Run:
                 raise
 
     async def _remembered(self) -> RunView:
-        view = await self._yard.stored(self.id)
+        view = await self._stored()
         if view is None and not self._yard.online:
             self._yard.client  # noqa: B018 - raises why there is no server
         if view is None:

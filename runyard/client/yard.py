@@ -21,10 +21,11 @@ from runyard.client.remote import from_rpc
 from runyard.client.run import Run
 from runyard.client.ui import find_ui
 from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable, StoreError
+from runyard.records.runs import list_runs, read_result
 from runyard.settings import Settings
 from runyard.spec.plan import Plan, Source
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
-from runyard.store.base import ObjectStore, read
+from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import connect
 
@@ -41,7 +42,7 @@ class Runyard:
         ui: str = "",
         away: ServerUnavailable | None = None,
     ) -> None:
-        """``ui`` is the address of the Temporal UI. Without a ``client`` only the store answers; ``away`` is why."""
+        """Without a ``client`` only the store answers, and ``away`` is why. ``ui``: the Temporal UI's address."""
         self._client = client
         self._away = away
         self.store = store
@@ -218,29 +219,22 @@ class Runyard:
             raise self.explain(error, what="the list of runs") from error
 
     async def _remembered(self, limit: int, *, known: set[str]) -> Iterable[RunView]:
-        written: list[tuple[datetime, str]] = []
+        """Ended runs that only the store knows, without their tasks."""
         try:
-            async for info in self.store.list("runs/"):
-                run_id = info.key.split("/")[1]
-                if info.key.endswith("/result.json") and run_id not in known:
-                    written.append((info.modified_at, run_id))
-        except NotFound:
-            return []
+            ids = [each for each in await list_runs(self.store, limit=limit + len(known)) if each not in known]
         except StoreError:
             if self._client is None:
                 raise
             return []  # Temporal's answer is worth more than none
-        newest = sorted(written, reverse=True)[:limit]
-        views = [await self.stored(run_id) for _, run_id in newest]
+        views = [await self.stored(run_id) for run_id in ids]
         return [view.model_copy(update={"tasks": []}) for view in views if view is not None]
 
     async def stored(self, run_id: str) -> RunView | None:
         """What the store keeps of a run that has ended, or None."""
         try:
-            data = await read(self.store, f"runs/{run_id}/result.json")
+            return self.with_ui(await read_result(self.store, run_id))
         except NotFound:
             return None
-        return self.with_ui(RunView.model_validate_json(data))
 
     async def unknown_run(self, run_id: str) -> NotFound:
         """The error for a run that is nowhere, with the ids that are like it."""

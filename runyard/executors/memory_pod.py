@@ -4,7 +4,7 @@ The words of a run step, one a line; ``$NAME`` is a variable of the task:
 
     print TEXT, echo TEXT   a line of log            exit N       the step ends with this code
     lines N                 N numbered lines         signal N     main is killed by this signal
-    sleep S                 takes S seconds          oom          main is out of memory
+    sleep S                 takes S seconds          oom          the step is killed for its memory
     output KEY=VALUE        an output of the task    vanish       the pod is gone, nothing is left of it
     slow_start S            the pod is pending for S seconds before anything begins
     hang                    never ends, and does not heed a signal to end
@@ -119,6 +119,7 @@ class PodPlay:
         self._outputs: dict[str, str] = {}
         self._receipt = ""
         self._deadline: float | None = None
+        self._starved: _Cut | None = None
 
     async def run(self) -> Ended:
         started_at = datetime.now(UTC)
@@ -131,7 +132,7 @@ class PodPlay:
         except _Cut as cut_:  # before anything began
             code, cut = cut_.code, cut_
         except FileExistsError:
-            code, cut = 125, _Cut(Reason.AGENT_LOST, 125, "this attempt was started before", sealed=False)
+            code, cut, self._receipt = 125, None, "started before;"
         return Ended(
             exit_code=code,
             signal=cut.signal if cut else None,
@@ -144,7 +145,7 @@ class PodPlay:
         )
 
     async def _pend(self) -> None:
-        for step in self._assignment.steps:
+        for step in self._launch.task.steps:
             if isinstance(step, RunStep):
                 for line in step.command.splitlines():
                     if line.startswith("slow_start "):
@@ -160,7 +161,7 @@ class PodPlay:
     async def _main(self) -> tuple[int, _Cut | None]:
         """All steps that are due; main's exit code and what cut it short."""
         failed = 0
-        for n, step in enumerate(self._assignment.steps):
+        for n, step in enumerate(self._launch.task.steps):
             due = step.when == "always" or (step.when == "on_failure") == bool(failed)
             if step.skip or not due:
                 continue
@@ -168,19 +169,19 @@ class PodPlay:
             try:
                 code = await self._step(n, step, log)
             except _Cut as cut:
-                self._steps.append(log.record(None))
-                return cut.code, self._cut(cut)
+                self._steps.append(log.record(cut.code if cut.sealed else None))
+                return cut.code, self._cut(n, cut)
             self._steps.append(log.record(code))
             self._receipt += f"{n} {code};"
             failed = failed or code
         self._manifest("complete")
         self._receipt += "sealed;"
-        return failed, None
+        return failed, self._starved
 
-    def _cut(self, cut: _Cut) -> _Cut:
+    def _cut(self, n: int, cut: _Cut) -> _Cut:
         if cut.sealed:
             self._manifest("complete")
-            self._receipt += "term;sealed;"
+            self._receipt += f"term;{n} {cut.code};sealed;"
         else:
             self._manifest("truncated", "main ended without a word")
         return cut
@@ -223,6 +224,9 @@ class PodPlay:
             word, _, rest = _expand(line.strip(), environment).partition(" ")
             if word == "exit":
                 return int(rest or 0)
+            if word == "oom":
+                self._starved = _Cut(Reason.OOM_KILLED, 137, "it used more memory than its limit", sealed=True)
+                return 137
             await self._word(word, rest, log)
         return 0
 
@@ -243,8 +247,6 @@ class PodPlay:
                 await self._pause(None, deaf=True)
             case "signal":
                 raise _Cut(None, 128 + int(rest), f"signal {rest}", sealed=False, signal=int(rest))
-            case "oom":
-                raise _Cut(Reason.OOM_KILLED, 137, "out of memory", sealed=False, signal=9)
             case "vanish":
                 log.flush()
                 raise _Vanish

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         is_skipped,
         outputs_of,
         run_names,
-        task_environment,
         task_id,
     )
     from runyard.spec.jsonschema import schema
@@ -30,7 +29,6 @@ __all__ = [
     "outputs_of",
     "run_names",
     "schema",
-    "task_environment",
     "task_id",
 ]
 

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 
 from runyard.spec.complaints import Complaints
 from runyard.spec.plan import Condition, FromOutput
-from runyard.spec.tree import Path, clip, did_you_mean
+from runyard.spec.tree import Path, clip
 
 MAX_EDGES = 200_000
 _CYCLES_SHOWN = 10
@@ -45,7 +45,7 @@ Depends = dict[str, dict[str, list[Condition]]]
 def check(candidates: Sequence[Candidate], run: Path, complaints: Complaints) -> tuple[Depends, list[str]]:
     """Dependencies by task, and the names in an order in which parents come first. Complains of the rest."""
     by_name = _unique(candidates, complaints)
-    depends = _resolve(by_name, run, complaints)
+    depends = _resolve(candidates, by_name, run, complaints)
     order = _ordered(by_name, depends, complaints)
     _check_reads(by_name, depends, order, complaints)
     return depends, order
@@ -72,14 +72,16 @@ def _unique(candidates: Sequence[Candidate], complaints: Complaints) -> dict[str
     return by_name
 
 
-def _resolve(by_name: Mapping[str, Candidate], run: Path, complaints: Complaints) -> Depends:
+def _resolve(
+    candidates: Sequence[Candidate], by_name: Mapping[str, Candidate], run: Path, complaints: Complaints
+) -> Depends:
     instances: dict[str, list[str]] = {}
     for name, task in by_name.items():
         if task.base and task.base not in by_name:
             instances.setdefault(task.base, []).append(name)
     depends: Depends = {}
     edges = 0
-    for name, task in by_name.items():
+    for task in candidates:
         parents: dict[str, list[Condition]] = {}
         for wish in task.wishes:
             meant = [wish.task] if wish.task in by_name else instances.get(wish.task, [])
@@ -88,7 +90,7 @@ def _resolve(by_name: Mapping[str, Candidate], run: Path, complaints: Complaints
                 complaints.add(run, f"a run has at most {MAX_EDGES:,} dependencies", hint="put a task in between")
                 return {name: {} for name in by_name}
             if not meant:
-                hint = did_you_mean(wish.task, [*by_name, *instances], what="the tasks are")
+                hint = complaints.near(wish.task, [*by_name, *instances], what="the tasks are")
                 complaints.add(wish.path, f"there is no task `{clip(wish.task)}`", hint=hint, text=wish.task)
             for parent in meant:
                 if parent in parents:
@@ -99,7 +101,7 @@ def _resolve(by_name: Mapping[str, Candidate], run: Path, complaints: Complaints
                         text=wish.task,
                     )
                 parents[parent] = wish.conditions
-        depends[name] = parents
+        depends.setdefault(task.name, parents)
     return depends
 
 
@@ -178,7 +180,7 @@ def _check_reads(
     for name, task in by_name.items():
         for where, read in task.reads:
             if read.task not in by_name:
-                hint = did_you_mean(read.task, [*by_name], what="the tasks are")
+                hint = complaints.near(read.task, [*by_name], what="the tasks are")
                 complaints.add(where, f"there is no task `{clip(read.task)}` to take an output from", hint=hint)
                 continue
             _check_key(by_name[read.task], read, where, complaints)
@@ -192,7 +194,7 @@ def _check_reads(
 
 def _check_key(task: Candidate, read: FromOutput, where: Path, complaints: Complaints) -> None:
     if task.outputs is not None and read.key not in task.outputs:
-        hint = did_you_mean(read.key, task.outputs, what="its outputs are")
+        hint = complaints.near(read.key, task.outputs, what="its outputs are")
         complaints.add(where, f"the task `{clip(task.name)}` declares no output `{clip(read.key)}`", hint=hint)
 
 

@@ -1,35 +1,31 @@
 """A request and its run file, compiled to a Plan.
 
-Variables, from the weakest to the strongest: the run's `environment` in the file, the task's, the request's
-`static_environment` (fixed for the commit), the request's `environment`, and the step's own. The plan holds
-them so that ``{**run.environment, **task.environment}`` is right (see `task_environment`): what the request
-sets is in the run's and replaces the same name in the task's. Nothing of the run is repeated in each task.
+Variables of a task, from the weakest to the strongest: the run's `environment` in the file, the task's, the
+request's `static_environment` (fixed for the commit), the request's `environment`. All are merged into
+``TaskPlan.environment``. A container's own are weaker than these, a step's own are stronger; both stay where
+they are, since they hold there only.
 
 Credentials of registries and timeouts are inherited from the file by the run and from the run by the task,
 one registry and one timeout at a time; 0 takes a timeout away.
 """
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pydantic import JsonValue
 
 from runyard.errors import InvalidRequest
-from runyard.spec import file as written
-from runyard.spec import plan, source, steps, values
-from runyard.spec.check import closure, topological
+from runyard.spec import plan, source, values
+from runyard.spec.check import closure
 from runyard.spec.complaints import Complaints
 from runyard.spec.parse import ParsedFile, ParsedRun, ParsedTask, parse
-from runyard.spec.plan import Environment, FromOutput, Plan, RunPlan, TaskPlan
+from runyard.spec.plan import FromOutput, Plan, RunPlan, TaskPlan
+from runyard.spec.planner import Planner, make_id
 from runyard.spec.run import GraphTask, RunRequest
 from runyard.spec.tree import Path, clip, did_you_mean
 from runyard.spec.when import Commit, Matcher, TooSlow, When
 
 SKIP = "[ci skip]"
-_ID_LENGTH = 20
-_STEP_NAME_LENGTH = 100
+_REPEATED_CHARACTERS = 256 << 20
 
 
 def is_skipped(message: str) -> bool:
@@ -53,9 +49,10 @@ def compile_run(request: RunRequest, *, run_id: str, execution_id: str) -> Plan:
     parsed = parse(request.file, name=request.file_name, ctx=commit.ctx())
     run = _choose(parsed, request.run)
     chosen = _select(run, request.tasks)
+    _check_size(run, request, len(chosen))
     matcher = _judge(parsed, run, chosen, commit)
-    compiler = _Compiler(parsed, run, request, matcher, f"{run_id}/{execution_id}/")
-    return Plan(run=compiler.run_plan(run_id), tasks=list(compiler.task_plans(chosen)))
+    planner = Planner(parsed, run, request, matcher, f"{run_id}/{execution_id}/")
+    return Plan(run=planner.run_plan(run_id), tasks=list(planner.task_plans(chosen)))
 
 
 def graph_task(task: TaskPlan, at: tuple[int, int]) -> GraphTask:
@@ -83,14 +80,9 @@ def outputs_of(task: TaskPlan) -> list[str]:
     return list(dict.fromkeys(read))
 
 
-def task_environment(run: RunPlan, task: TaskPlan) -> Environment:
-    """All variables of a task, the request's included; a step's own outrank them."""
-    return {**run.environment, **task.environment}
-
-
 def task_id(run_id: str, execution_id: str, name: str) -> str:
     """20 characters, a-z and 2-7: the key of the task's data in the store."""
-    return _id(f"{run_id}/{execution_id}/", name)
+    return make_id(f"{run_id}/{execution_id}/", name)
 
 
 def run_names(file: str | dict[str, JsonValue], *, name: str) -> list[str]:
@@ -101,17 +93,23 @@ def run_names(file: str | dict[str, JsonValue], *, name: str) -> list[str]:
     return [str(each) for each in found if isinstance(each, str)]
 
 
-def _id(prefix: str, name: str) -> str:
-    digest = hashlib.sha256(f"{prefix}{name}".encode()).digest()
-    return base64.b32encode(digest).decode().lower()[:_ID_LENGTH]
-
-
 def _check_variables(request: RunRequest) -> None:
     for name, value in [*request.environment.items(), *request.static_environment.items()]:
         if not values.is_env_name(name):
             raise InvalidRequest(f"`{clip(name)}` cannot be the name of a variable")
         if "\0" in value:
             raise InvalidRequest(f"the value of the variable `{clip(name)}` contains a NUL character")
+
+
+def _check_size(run: ParsedRun, request: RunRequest, tasks: int) -> None:
+    """What every task of the plan repeats must not make it huge."""
+    request_env = {**request.static_environment, **request.environment}
+    repeated = len(repr(run.head.environment)) + sum(len(k) + len(v) for k, v in request_env.items())
+    if tasks * repeated > _REPEATED_CHARACTERS:
+        raise InvalidRequest(
+            f"{repeated:,} characters of variables for each of {tasks:,} tasks are too much",
+            remedy="Set long values where they are needed: in tasks, or as secrets.",
+        )
 
 
 def _choose(parsed: ParsedFile, name: str) -> ParsedRun:
@@ -165,165 +163,3 @@ def _whens(run: ParsedRun, chosen: Mapping[str, ParsedTask]) -> Iterator[tuple[P
         for index, step in enumerate(task.model.steps):
             if step.when:
                 yield (*task.path, "steps", index, step.type, "when"), step.when
-
-
-@dataclass(frozen=True)
-class _Compiler:
-    parsed: ParsedFile
-    run: ParsedRun
-    request: RunRequest
-    matcher: Matcher
-    id_prefix: str
-
-    def run_plan(self, run_id: str) -> RunPlan:
-        head, request = self.run.head, self.request
-        return RunPlan(
-            run_id=run_id,
-            name=head.name,
-            group=request.group or head.group,
-            project=request.project,
-            cache_group=request.cache_group or head.cache_group or request.project,
-            environment={**head.environment, **self._overrides()},
-            static_environment=request.static_environment,
-            annotations=request.annotations,
-            source=request.source,
-            executor=request.executor,
-            concurrency=head.concurrency,
-            timeout_s=head.timeout or None,
-            fail_fast=head.fail_fast,
-            hold_failed=head.on_failure == "hold",
-        )
-
-    def task_plans(self, chosen: Mapping[str, ParsedTask]) -> Iterator[TaskPlan]:
-        depends = {name: self.run.depends[name] for name in chosen}
-        overrides = self._overrides()
-        run_matches = self.matcher.matches(self.run.head.when)
-        levels: dict[str, int] = {}
-        for name in topological(depends):
-            levels[name] = 1 + max((levels[parent] for parent in depends[name]), default=-1)
-            yield self._task_plan(chosen[name], levels[name], overrides, run_matches)
-
-    def _task_plan(self, parsed: ParsedTask, level: int, overrides: dict[str, str], run_matches: bool) -> TaskPlan:
-        task, head = parsed.model, self.run.head
-        keep = head.keep_failed_for if task.keep_failed_for is None else task.keep_failed_for
-        return TaskPlan(
-            id=_id(self.id_prefix, parsed.name),
-            name=parsed.name,
-            level=level,
-            depends=self.run.depends[parsed.name],
-            skip=not (run_matches and self.matcher.matches(task.when)),
-            containers=[_container(each) for each in task.runtime.containers],
-            arch=task.runtime.arch,
-            environment={key: overrides.get(key, value) for key, value in task.environment.items()},
-            working_dir=task.working_dir,
-            shell=task.shell,
-            user=task.user,
-            steps=[self._step(each) for each in task.steps],
-            retry=_retry(task.retry),
-            timeouts=_timeouts(self.parsed.head, head, task),
-            resources=_resources(task.resources),
-            registries=_registries(self.parsed.head, head, task),
-            ignore_failure=task.ignore_failure,
-            approval=_approval(task.approval),
-            keep_failed_for_s=keep or 0,
-            pod=dict(task.pod),
-            matrix=dict(parsed.instance.matrix),
-        )
-
-    def _overrides(self) -> dict[str, str]:
-        return {**self.request.static_environment, **self.request.environment}
-
-    def _step(self, step: steps.Step) -> plan.Step:
-        """A step of the plan has the same fields, with what was left open decided."""
-        condition = step.when
-        skip = condition is not None and condition.has_rules and not self.matcher.matches(condition)
-        when = condition.status if condition else "on_success"
-        if isinstance(step, steps.RunStep):
-            return plan.RunStep(
-                name=_step_name(step),
-                when=when,
-                skip=skip,
-                command=step.command,
-                environment=step.environment,
-                working_dir=step.working_dir or "",
-                shell=step.shell or "",
-                timeout_s=step.timeout,
-                tty=step.tty,
-            )
-        name = step.name or ""
-        if isinstance(step, steps.CloneStep):
-            return plan.CloneStep(
-                name=name, when=when, skip=skip, depth=step.depth, recurse_submodules=step.recurse_submodules
-            )
-        if isinstance(step, steps.SaveToWorkspaceStep):
-            return plan.SaveToWorkspaceStep(name=name, when=when, skip=skip, contents=_contents(step.contents))
-        if isinstance(step, steps.RestoreWorkspaceStep):
-            return plan.RestoreWorkspaceStep(name=name, when=when, skip=skip, dest_dir=step.dest_dir)
-        if isinstance(step, steps.SaveCacheStep):
-            contents = _contents(step.contents)
-            return plan.SaveCacheStep(name=name, when=when, skip=skip, key=step.key, contents=contents)
-        return plan.RestoreCacheStep(name=name, when=when, skip=skip, keys=step.keys, dest_dir=step.dest_dir)
-
-
-def _step_name(step: steps.RunStep) -> str:
-    name = step.name or next((line.strip() for line in step.command.splitlines() if line.strip()), "")
-    return name[:_STEP_NAME_LENGTH]
-
-
-def _contents(contents: list[steps.Content]) -> list[plan.Content]:
-    return [plan.Content(source_dir=c.source_dir, dest_dir=c.dest_dir, paths=c.paths) for c in contents]
-
-
-def _container(container: written.Container) -> plan.Container:
-    ready = container.ready
-    return plan.Container(
-        name=container.name,
-        image=container.image,
-        environment=container.environment,
-        user=container.user,
-        privileged=container.privileged,
-        entrypoint=container.entrypoint,
-        volumes=[plan.Volume(path=each.path, size_bytes=each.tmpfs.size) for each in container.volumes],
-        ready=ready
-        and plan.Readiness(port=ready.port, path=ready.path, command=ready.command, timeout_s=ready.timeout),
-    )
-
-
-def _retry(retry: written.Retry) -> plan.Retry:
-    return plan.Retry(
-        limit=retry.limit,
-        backoff_s=retry.backoff.initial,
-        backoff_factor=retry.backoff.factor,
-        backoff_max_s=max(retry.backoff.max, retry.backoff.initial),
-        on=retry.on,
-        infra=retry.infra,
-    )
-
-
-def _timeouts(*levels: written.Level) -> plan.Timeouts:
-    """The defaults, then each level from the outermost to the task."""
-    found = plan.Timeouts().model_dump()
-    for level in levels:
-        own = {f"{key}_s": value for key, value in level.timeouts if value is not None}
-        if level.task_timeout_interval is not None:
-            own["run_s"] = level.task_timeout_interval
-        found |= {key: value or None for key, value in own.items()}
-    return plan.Timeouts(**found)
-
-
-def _registries(*levels: written.Level) -> dict[str, plan.RegistryAuth]:
-    return {
-        name: plan.RegistryAuth(type=each.type, username=each.username, password=each.password, auth=each.auth)
-        for level in levels
-        for name, each in level.docker_registries_auth.items()
-    }
-
-
-def _resources(resources: written.Resources) -> plan.Resources:
-    return plan.Resources(cpu=resources.cpu, memory_bytes=resources.memory, disk_bytes=resources.disk)
-
-
-def _approval(approval: written.Approval | None) -> plan.Approval | None:
-    if approval is None:
-        return None
-    return plan.Approval(approvers=approval.approvers, allowed=approval.allowed, expires_s=approval.expires)

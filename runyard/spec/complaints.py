@@ -1,7 +1,7 @@
 """All that is wrong with a file, collected; and pydantic's errors in plain sentences."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,18 @@ from runyard.spec import values
 from runyard.spec.file import RunFile
 from runyard.spec.tree import Document, Path, clip, did_you_mean, ordered
 
-_ENOUGH = 2_000
+_ENOUGH = 2_000  # problems that are kept, of which 50 are shown
+_WITH_HINTS = 200  # comparing words is what costs
+_HOMES = {
+    "Run": "the run",
+    "Task": "a task",
+    "Runtime": "the `runtime` of a task",
+    "Container": "a container: `runtime: {containers: [{image: …}]}`",
+    "RunStep": "a step `run`",
+    "Retry": "`retry` of a task",
+    "Timeouts": "`timeouts`",
+    "Resources": "`resources` of a task",
+}
 _Schema = dict[str, Any]
 
 
@@ -24,8 +35,17 @@ class Complaints:
         self.document = document
         self.problems: list[Problem] = list(document.problems)
 
+    @property
+    def enough(self) -> bool:
+        """Whether there is no point in looking for more."""
+        return len(self.problems) >= _ENOUGH
+
+    def near(self, word: str, known: Sequence[str], *, what: str = "") -> str:
+        """A hint at what was meant; none when hundreds have been given."""
+        return did_you_mean(word, known, what=what) if len(self.problems) < _WITH_HINTS else ""
+
     def add(self, path: Path, message: str, *, hint: str = "", key: bool = False, text: str = "") -> None:
-        if len(self.problems) < _ENOUGH:
+        if not self.enough:
             self.problems.append(self.document.problem(path, message, hint=hint, key=key, text=text))
 
     def add_custom(self, path: Path, error: PydanticCustomError) -> None:
@@ -35,6 +55,8 @@ class Complaints:
     def add_validation(self, path: Path, error: ValidationError) -> None:
         """Every error of a model that was read at ``path``."""
         for each in error.errors(include_url=False):
+            if self.enough:
+                return
             self._translate((*path, *each["loc"]), each)
 
     def raise_if_any(self) -> None:
@@ -48,9 +70,7 @@ class Complaints:
         if last == "[key]":
             self.add(path[:-1], _sentence(error), hint=str(context.get("hint", "")), key=True)
         elif error["type"] == "extra_forbidden":
-            known = [key for key in keys_at(path[:-1]) if key != last]
-            hint = did_you_mean(last, known, what="known keys")
-            self.add(path, f"there is no key `{clip(last)}` here", hint=hint, key=True)
+            self.add(path, f"there is no key `{clip(last)}` here", hint=self._meant(path), key=True)
         elif error["type"] == "missing":
             self.add(path[:-1], f"`{last}` is missing")
         elif error["type"] == "literal_error":
@@ -58,6 +78,13 @@ class Complaints:
             self.add(path, _sentence(error), hint=did_you_mean(str(error["input"]), known, what="possible"))
         else:
             self.add(path, _sentence(error), hint=str(context.get("hint", "")))
+
+    def _meant(self, path: Path) -> str:
+        if len(self.problems) >= _WITH_HINTS:
+            return ""
+        key = str(path[-1])
+        known = [each for each in keys_at(path[:-1]) if each != key]
+        return did_you_mean(key, known) or _home_of(key) or did_you_mean(key, known, what="known keys")
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -88,6 +115,13 @@ def keys_at(path: Path) -> list[str]:
         here = inner or [shape for shape in shapes if _kind(shape) == part] or here
     shapes = [shape for each in here for shape in _shapes(each, schema)]
     return list(dict.fromkeys(key for shape in shapes for key in shape.get("properties", {})))
+
+
+def _home_of(key: str) -> str:
+    """Where a key belongs that is right in itself, but not here."""
+    definitions = model_schema()["$defs"]
+    homes = [words for name, words in _HOMES.items() if key in definitions[name]["properties"]]
+    return f"it belongs into {homes[0]}" if len(homes) == 1 else ""
 
 
 @cache

@@ -13,7 +13,7 @@ from itertools import product
 from math import prod
 
 from runyard.spec.complaints import Complaints
-from runyard.spec.tree import MAX_CHARACTERS, MAX_NODES, Path, clip, did_you_mean
+from runyard.spec.tree import MAX_CHARACTERS, MAX_NODES, Path, clip
 
 MAX_TASKS = 10_000
 
@@ -49,7 +49,8 @@ def expand(tasks: list[object], path: Path, complaints: Complaints, budget: Budg
     for index, task in enumerate(tasks):
         at = (*path, index)
         if not isinstance(task, dict) or "matrix" not in task:
-            _refuse_templates(task, at, complaints, clean)
+            if complaints.document.templates:
+                _refuse_templates(task, at, complaints, clean)
             instances.append(Instance(task, at))
         else:
             instances.extend(_instances(task, at, complaints, budget))
@@ -122,7 +123,7 @@ def _all_known(
         if name in known:
             which, hint = f" for ({', '.join(combination.values())})", "set it in every `include`"
         else:
-            which, hint = "", did_you_mean(name, known, what="the matrix has")
+            which, hint = "", complaints.near(name, known, what="the matrix has")
         complaints.add(where, f"the matrix has no `{clip(name)}`{which}", hint=hint)
     return all(combination is None for combination in lacking.values())
 
@@ -142,7 +143,7 @@ def _combinations(matrix: object, path: Path, complaints: Complaints) -> list[Co
             complaints.add(
                 (*path, "exclude", index, key),
                 f"the matrix has no `{clip(key)}`",
-                hint=did_you_mean(key, [*axes]),
+                hint=complaints.near(key, [*axes]),
                 key=True,
             )
     if axes and prod(len(values) for values in axes.values()) > MAX_TASKS:

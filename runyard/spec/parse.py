@@ -12,13 +12,15 @@ from runyard.model import Model
 from runyard.spec import source, values
 from runyard.spec.check import Candidate, Depends, Wish, check
 from runyard.spec.complaints import Complaints
-from runyard.spec.file import FileHead, RunHead, Task, dependency
+from runyard.spec.depends import dependency
+from runyard.spec.file import FileHead, RunHead, Task
 from runyard.spec.matrix import Budget, Instance, expand
 from runyard.spec.plan import FromOutput, Value
 from runyard.spec.steps import RunStep
 from runyard.spec.tree import Document, Path, clip
 from runyard.spec.when import Commit
 
+_SHARED = ("runtime", "steps")
 M = TypeVar("M", bound=Model)
 
 
@@ -63,6 +65,25 @@ def parse(file: str | dict[str, JsonValue], *, name: str, ctx: dict[str, JsonVal
     return ParsedFile(document, head, [run for run in runs if run])
 
 
+class _Shared:
+    """Parts that tasks repeat by alias: read once. Known by identity, and kept so that it stays theirs."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, tuple[object, object]] = {}
+
+    def known(self, task: object) -> object:
+        if not isinstance(task, dict):
+            return task
+        found = {key: self._read[id(task[key])][1] for key in _SHARED if id(task.get(key)) in self._read}
+        return {**task, **found}
+
+    def learn(self, task: object, model: Task | None) -> None:
+        if model and isinstance(task, dict):
+            for key in _SHARED:
+                if isinstance(task.get(key), dict | list):
+                    self._read.setdefault(id(task[key]), (task[key], getattr(model, key)))
+
+
 def _runs(data: dict[str, object], complaints: Complaints) -> Iterator[ParsedRun | None]:
     runs = data.get("runs")
     if "runs" not in data:
@@ -93,9 +114,13 @@ def _run(data: object, path: Path, complaints: Complaints, budget: Budget) -> Pa
         complaints.add(where, "a run needs a list `tasks` with at least one task")
         return None
     tasks: dict[str, ParsedTask] = {}
+    shared = _Shared()
     candidates: list[Candidate] = []
     for instance in expand(raw, (*path, "tasks"), complaints, budget):
-        model = _read(Task, instance.raw, instance.path, complaints)
+        if complaints.enough:
+            break
+        model = _read(Task, shared.known(instance.raw), instance.path, complaints)
+        shared.learn(instance.raw, model)
         candidate = _candidate(instance, model, complaints)
         if candidate:
             candidates.append(candidate)
@@ -119,11 +144,12 @@ def _candidate(instance: Instance, model: Task | None, complaints: Complaints) -
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         return None
     path = instance.path
-    candidate = Candidate(path, str(raw["name"]), instance.base, list(_wishes(raw.get("depends"), path)))
-    if model:
-        candidate.outputs = model.outputs
-        candidate.reads = list(_reads(model, path))
-    return candidate
+    name, base, listed = str(raw["name"]), instance.base, isinstance(raw.get("depends"), list)
+    if model is None:
+        return Candidate(path, name, base, list(_wishes(raw.get("depends"), path)))
+    places = ((*path, "depends", index) if listed else (*path, "depends") for index in range(len(model.depends)))
+    wishes = [Wish(at, each.task, each.conditions) for at, each in zip(places, model.depends, strict=True)]
+    return Candidate(path, name, base, wishes, model.outputs, list(_reads(model, path)))
 
 
 def _wishes(raw: object, path: Path) -> Iterator[Wish]:

@@ -41,7 +41,7 @@ def read(file: str | Mapping[str, JsonValue], *, name: str, ctx: dict[str, JsonV
     if ending in (".star", ".bzl"):
         raise grower.give_up("Starlark is not supported", hint="write YAML, JSON or Jsonnet")
     root = jsontext.grow(text, grower) if ending == ".json" else yamltext.grow(text, grower)
-    return _document(root, grower, places=True)
+    return _document(root, grower, places=True, templates="matrix" in text or "\\" in text)
 
 
 def _text(text: str, grower: Grower) -> str:
@@ -61,12 +61,14 @@ def _text(text: str, grower: Grower) -> str:
     return text
 
 
-def _document(root: Node | None, grower: Grower, *, places: bool) -> Document:
+def _document(root: Node | None, grower: Grower, *, places: bool, templates: bool = True) -> Document:
     if root is None or root.data is None:
         raise _empty(grower)
     if not isinstance(root.data, dict):
         raise grower.give_up("a run file is a mapping with the key `runs`", root.line, root.column, hint=_START)
-    return Document(name=grower.name, root=root, places=places, problems=tuple(grower.problems))
+    return Document(
+        name=grower.name, root=root, places=places, templates=templates, problems=tuple(grower.problems)
+    )
 
 
 def _empty(grower: Grower) -> InvalidRunFile:

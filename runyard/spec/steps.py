@@ -19,7 +19,6 @@ from runyard.spec.when import STEP_WORDS, StepCondition, step_condition
 
 KINDS = ("clone", "run", "save_to_workspace", "restore_workspace", "save_cache", "restore_cache")
 ALONE = ("clone", "restore_workspace")
-_MAX_GLOBS = 1_000
 
 
 def _condition(value: object) -> object:
@@ -38,10 +37,7 @@ def _glob(value: object) -> str:
 
 
 def _globs(value: object) -> list[object]:
-    globs = values.words(value)
-    if len(globs) > _MAX_GLOBS:
-        raise values.wrong(f"at most {_MAX_GLOBS:,} patterns are possible")
-    return globs
+    return values.words(value, most=1_000)
 
 
 def _place_inside(value: object) -> str:
@@ -133,7 +129,9 @@ class RestoreCacheStep(_Step):
 
 
 def one_spelling(value: object) -> object:
-    """Every spelling as `{type: …, …}`."""
+    """Every spelling as `{type: …, …}`; a step that has been read already stays."""
+    if isinstance(value, Model):
+        return value
     if isinstance(value, str):
         return _word(str(value))
     if not isinstance(value, dict):
@@ -179,3 +177,10 @@ def _keyed(key: str, value: dict[str, object]) -> object:
 
 Kind = CloneStep | RunStep | SaveToWorkspaceStep | RestoreWorkspaceStep | SaveCacheStep | RestoreCacheStep
 Step = Annotated[Annotated[Kind, Field(discriminator="type")], BeforeValidator(one_spelling)]
+
+
+def _some(value: object) -> object:
+    return values.bounded(value, most=1_000) if isinstance(value, list) else value
+
+
+Steps = Annotated[list[Step], BeforeValidator(_some)]

@@ -140,16 +140,21 @@ class Grower:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A run file that could be read. ``places`` is False where the values have no line: JSON callers, Jsonnet."""
+    """A run file that could be read.
+
+    ``places`` is False where the values have no line: JSON callers, Jsonnet. ``templates`` is False where no
+    text can have `{{ matrix.NAME }}` in it, which spares big files a look at every text.
+    """
 
     name: str
     root: Node
     places: bool
+    templates: bool = True
     problems: tuple[Problem, ...] = ()
 
     def problem(self, path: Path, message: str, *, hint: str = "", key: bool = False, text: str = "") -> Problem:
         """A Problem at ``path``, or at its deepest part that is there; ``key`` points at the key itself."""
-        node, line, column = self._find(path)
+        node, line, column, real = self._find(path)
         shown = text
         if key:
             shown = text or str(path[-1])
@@ -158,30 +163,32 @@ class Document:
         else:
             line, column = node.line, node.column
         if not self.places:
-            return Problem(message=message, path=json_path(path), text=clip(shown), hint=hint)
+            line, column = 0, 0
         return Problem(
-            message=message, line=line, column=column, text=clip(shown), hint=hint, path=json_path(path)
+            message=message, line=line, column=column, text=clip(shown), hint=hint, path=json_path(real)
         )
 
-    def _find(self, path: Path) -> tuple[Node, int, int]:
-        """The Node, and the place of the key that led to it.
+    def _find(self, path: Path) -> tuple[Node, int, int, Path]:
+        """The Node, the place of the key that led to it, and the path as far as it is written in the file.
 
         Models may have put parts of their own into the path, such as the kind of a step: they are passed over.
         What a shorthand leaves beside it (`{run: make, name: x}`) is looked up in the mapping around it.
         """
         node, around = self.root, self.root
         line, column = node.line, node.column
+        real: Path = ()
         for part in path:
             if isinstance(part, int):
                 if part < len(node.items):
-                    node, around = node.items[part], node
+                    node, around, real = node.items[part], node, (*real, part)
                     line, column = node.line, node.column
                 continue
-            pairs = node.pairs if part in node.pairs else around.pairs if not node.pairs else {}
+            beside = part not in node.pairs and not node.pairs
+            pairs = around.pairs if beside else node.pairs
             if part in pairs:
-                around = node if part in node.pairs else around
+                around, real = (around, (*real[:-1], part)) if beside else (node, (*real, part))
                 line, column, node = pairs[part]
-        return node, line, column
+        return node, line, column, real
 
 
 def json_path(path: Path) -> str:
@@ -219,12 +226,12 @@ def name_of(character: str) -> str:
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 
-def did_you_mean(word: str, known: Sequence[str], *, what: str = "known") -> str:
-    """A hint that names the nearest of the known words, or all of them where they are few."""
+def did_you_mean(word: str, known: Sequence[str], *, what: str = "") -> str:
+    """A hint that names the nearest of the known words; ``what`` introduces all of them where they are few."""
     near = get_close_matches(word[:200], known, n=1, cutoff=0.6) if len(known) <= 2_000 else []
     if near:
         return f"did you mean `{clip(near[0])}`?"
-    if 0 < len(known) <= 12:
+    if what and 0 < len(known) <= 12:
         return f"{what}: {', '.join(clip(each) for each in known)}"
     return ""
 

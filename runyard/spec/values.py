@@ -226,13 +226,20 @@ def env_name(value: object) -> str:
     return words
 
 
-def words(value: object) -> list[object]:
+def words(value: object, *, most: int = 10_000) -> list[object]:
     """One or a list of them, as a list."""
     if isinstance(value, list):
-        return value
+        return bounded(value, most=most)
     if isinstance(value, str):
         return [value]
     raise wrong(f"a text or a list of texts is wanted here, not {kind(value)}")
+
+
+def bounded(value: list[object], *, most: int) -> list[object]:
+    """The list, if it is not longer than anybody needs: judging each item of a senseless one takes minutes."""
+    if len(value) > most:
+        raise wrong(f"at most {most:,} are possible here, these are {len(value):,}")
+    return value
 
 
 @dataclass(frozen=True)

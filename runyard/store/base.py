@@ -102,7 +102,11 @@ class ObjectStore(Protocol):
 
 def check_key(key: str) -> str:
     """The key itself, or InvalidRequest with what is wrong with it."""
-    if not key or len(key.encode()) > MAX_KEY_BYTES or "\0" in key:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"a key is text of Unicode characters, which {key[:80]!r} is not") from error
+    if not key or size > MAX_KEY_BYTES or "\0" in key:
         raise InvalidRequest(f"a key has 1 to {MAX_KEY_BYTES} bytes and no NUL, not {key[:80]!r}")
     if any(part in ("", ".", "..") for part in key.split("/")):
         raise InvalidRequest(f"a key has no empty part and none that is `.` or `..`: {key[:200]!r}")

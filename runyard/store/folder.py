@@ -8,14 +8,17 @@ a loop over ten thousand objects does not keep everything else waiting.
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from runyard.errors import InvalidRequest
 from runyard.store.base import FolderTarget, ObjectInfo, Target, check_key
-from runyard.store.tree import Names, Temporary, Tree, check_size
+from runyard.store.listing import Names
+from runyard.store.tree import Tree, check_size
+from runyard.store.unfinished import Temporary
 
 CHUNK = 1 << 20
 """Bytes of a chunk that `get` gives, and of a write to the disk."""
@@ -49,36 +52,31 @@ class FolderStore:
         if_absent: bool = False,
     ) -> ObjectInfo:
         check_key(key)
-        with self._tree.errors(f"writing `{key}`"):
-            if not isinstance(data, bytes):
-                return await self._put_stream(key, data, size=size, if_absent=if_absent)
-            check_size(key, size, len(data))
-            if self._durable or len(data) > _INLINE:
-                return await _in_thread(self._tree.write, key, data, if_absent=if_absent)
-            await asyncio.sleep(0)
+        doing = f"writing `{key}`"
+        if not isinstance(data, bytes):
+            return await self._put_stream(key, data, doing, size=size, if_absent=if_absent)
+        check_size(key, size, len(data))
+        if self._durable or len(data) > _INLINE:
+            return await self._in_thread(doing, self._tree.write, key, data, if_absent=if_absent)
+        await asyncio.sleep(0)
+        with self._tree.errors(doing):
             return self._tree.write(key, data, if_absent=if_absent)
 
     async def get(self, key: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         check_key(key)
         if offset < 0 or (length is not None and length < 0):
             raise InvalidRequest(f"a range begins and ends at 0 or later, not at {offset} with {length} bytes")
+        doing = f"reading `{key}`"
         await asyncio.sleep(0)
-        with self._tree.errors(f"reading `{key}`"):
-            fd, found = self._tree.open(key)
-            end = found.st_size if length is None else min(found.st_size, offset + length)
-            try:
-                while offset < end:
-                    want = min(CHUNK, end - offset)
-                    if want <= _INLINE:
-                        chunk = os.pread(fd, want, offset)
-                    else:
-                        chunk = await _in_thread(os.pread, fd, want, offset)
-                    if not chunk:
-                        return
-                    offset += len(chunk)
-                    yield chunk
-            finally:
-                os.close(fd)
+        with self._tree.errors(doing):
+            fd, size = self._tree.open(key)
+        try:
+            end = size if length is None else min(size, offset + length)
+            while offset < end and (chunk := await self._read(doing, fd, min(CHUNK, end - offset), offset)):
+                offset += len(chunk)
+                yield chunk
+        finally:
+            os.close(fd)
 
     async def stat(self, key: str) -> ObjectInfo:
         check_key(key)
@@ -88,15 +86,13 @@ class FolderStore:
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        with self._tree.errors(f"deleting `{key}`"):
-            await _in_thread(self._tree.delete, key)
+        await self._in_thread(f"deleting `{key}`", self._tree.delete, key)
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         walk = self._tree.walk(prefix, start_after)
-        with self._tree.errors(f"listing `{prefix}`"):
-            while batch := await _in_thread(_take, walk):
-                for info in batch:
-                    yield info
+        while batch := await self._in_thread(f"listing `{prefix}`", _take, walk):
+            for info in batch:
+                yield info
 
     def target(self, prefix: str, *, expires_s: float) -> Target:
         check_key(prefix.removesuffix("/"))
@@ -110,46 +106,49 @@ class FolderStore:
         """Nothing is held open between calls."""
 
     async def _put_stream(
-        self, key: str, data: AsyncIterable[bytes], *, size: int | None, if_absent: bool
+        self, key: str, data: AsyncIterable[bytes], doing: str, *, size: int | None, if_absent: bool
     ) -> ObjectInfo:
-        if if_absent:  # a stream that nobody wants need not be read
-            await _in_thread(self._tree.refuse, key)
-        temporary = await _in_thread(self._tree.begin)
+        if if_absent:
+            await self._in_thread(doing, self._tree.refuse, key)
+        temporary = await self._in_thread(doing, self._tree.begin)
         try:
-            check_size(key, size, await _spool(data, temporary))
-            return await _in_thread(self._tree.publish, temporary, key, if_absent=if_absent)
+            check_size(key, size, await self._spool(data, temporary, doing))
+            return await self._in_thread(doing, self._tree.publish, temporary, key, if_absent=if_absent)
         finally:
             temporary.discard()
 
+    async def _spool(self, data: AsyncIterable[bytes], temporary: Temporary, doing: str) -> int:
+        """Write a stream in large pieces; the number of its bytes."""
+        total, waiting = 0, bytearray()
+        async for chunk in data:
+            waiting += chunk
+            total += len(chunk)
+            if len(waiting) >= CHUNK:
+                await self._in_thread(doing, temporary.write, waiting)
+                waiting = bytearray()
+        await self._in_thread(doing, temporary.write, waiting)
+        return total
 
-async def _spool(data: AsyncIterable[bytes], temporary: Temporary) -> int:
-    """Write a stream in large pieces; the number of its bytes."""
-    total, waiting = 0, bytearray()
-    async for chunk in data:
-        waiting += chunk
-        total += len(chunk)
-        if len(waiting) >= CHUNK:
-            await _in_thread(temporary.write, waiting)
-            waiting = bytearray()
-    if waiting:
-        await _in_thread(temporary.write, waiting)
-    return total
+    async def _read(self, doing: str, fd: int, size: int, offset: int) -> bytes:
+        if size > _INLINE:
+            return await self._in_thread(doing, os.pread, fd, size, offset)
+        with self._tree.errors(doing):
+            return os.pread(fd, size, offset)
+
+    async def _in_thread(self, doing: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking call in a thread; a cancel waits for its end, since files it uses are closed after it."""
+        call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+        try:
+            with self._tree.errors(doing):
+                return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            while not call.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([call])
+            if not call.cancelled():
+                call.exception()  # seen: it is not an error that nobody looked at
+            raise
 
 
 def _take(walk: Iterator[ObjectInfo]) -> list[ObjectInfo]:
     return list(islice(walk, _BATCH))
-
-
-async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking call in a thread; a cancel waits for its end, since files it uses are closed after it."""
-    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(call)
-    except asyncio.CancelledError:
-        while not call.done():
-            try:
-                await asyncio.wait([call])
-            except asyncio.CancelledError:
-                continue
-        call.cancelled() or call.exception()
-        raise

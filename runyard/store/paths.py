@@ -13,32 +13,35 @@
     archives/<task id>/data/<step>.tar.zst|.tar.gz and <step>.json (size, sha256, files)
     caches/<group>/<key>.tar.zst|.tar.gz and <key>.json               parts escaped
 
-Steps are numbers from 0. Keys and groups of caches are user's words: they are percent-escaped to one part.
+Steps are numbers from 0. Ids of runs and keys and groups of caches are user's words: they are percent-escaped to
+one part, which leaves the ids that Runyard makes as they are.
 """
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 SETUP = "setup"
+RUNS = "runs/"
+CACHES = "caches/"
 
 
 def run(run_id: str) -> str:
-    return f"runs/{run_id}/"
+    return f"{RUNS}{escape(run_id)}/"
 
 
 def plan(run_id: str) -> str:
-    return f"runs/{run_id}/plan.jsonl"
+    return f"{run(run_id)}plan.jsonl"
 
 
 def result(run_id: str) -> str:
-    return f"runs/{run_id}/result.json"
+    return f"{run(run_id)}result.json"
 
 
 def log_runid(task_id: str, run_id: str) -> str:
-    return f"logs/{task_id}/runs/{run_id}"
+    return f"logs/{task_id}/runs/{escape(run_id)}"
 
 
 def archive_runid(task_id: str, run_id: str) -> str:
-    return f"archives/{task_id}/runs/{run_id}"
+    return f"archives/{task_id}/runs/{escape(run_id)}"
 
 
 def attempt(task_id: str, number: int) -> str:
@@ -54,15 +57,28 @@ def step_log(task_id: str, number: int, step: int | str) -> str:
     return attempt(task_id, number) + name
 
 
+def seal(task_id: str, number: int) -> str:
+    return f"{attempt(task_id, number)}seal.json"
+
+
+def manifest(task_id: str, number: int) -> str:
+    return f"{attempt(task_id, number)}manifest.json"
+
+
 def archives(task_id: str) -> str:
     return f"archives/{task_id}/data/"
 
 
 def cache_group(group: str) -> str:
-    return f"caches/{escape(group)}/"
+    return f"{CACHES}{escape(group)}/"
 
 
 def escape(words: str) -> str:
     """User's words as one part of a key; `.` and `..` too."""
     escaped = quote(words, safe="-_.~+=@,")
     return escaped.replace(".", "%2E") if set(escaped) == {"."} else escaped
+
+
+def unescape(part: str) -> str:
+    """The user's words again."""
+    return unquote(part)

@@ -9,19 +9,19 @@ given up by dead ones.
 
 A folder that got empty is removed at once, and whoever wants to write into it meanwhile makes it anew; so a
 writer that loses that race begins again from the top.
+
+Other programs that write into a folder of ours (the agent, see `ObjectStore.target`) put their unfinished files
+beside the finished ones, under names that begin with `.tmp-`. Those are no objects: they are not listed.
 """
 
 import errno
-import heapq
 import os
-import secrets
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from runyard.errors import (
     Conflict,
@@ -34,58 +34,12 @@ from runyard.errors import (
     StoreUnavailable,
 )
 from runyard.store.base import ObjectInfo
+from runyard.store.listing import FOLDER_FLAGS, NO_FOLDER, Names, walk
+from runyard.store.unfinished import Temporary, is_stale, link
 
-MAX_NAME_BYTES = 255
-PAGE = 20_000
-"""So many names of one folder are held at a time by a listing."""
-
-_STALE_S = 24 * 3600
 _ROUNDS = 1000
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
-class Names(Protocol):
-    """How keys become paths below the folder, one to one."""
-
-    def parts(self, key: str) -> list[bytes]:
-        """The folders and, last, the file of a key."""
-        ...
-
-    def piece(self, name: bytes, *, folder: bool) -> str | None:
-        """What a name adds to the key; None where no key has such a name."""
-        ...
-
-    def start(self, prefix: str) -> tuple[list[bytes], str] | None:
-        """The lowest folder that holds every key with this prefix, and what all keys in it begin with."""
-        ...
-
-
-class Temporary:
-    """A file being written. It becomes an object by `Tree.publish`, or is discarded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-    def write(self, data: bytes | bytearray) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-
-    def end(self, *, durable: bool) -> os.stat_result:
-        if durable:
-            os.fsync(self._fd)
-        return os.fstat(self._fd)
-
-    def discard(self) -> None:
-        """Close it, and remove it where it was not published."""
-        os.close(self._fd)
-        with suppress(OSError):
-            os.unlink(self.path)
 
 
 class Tree:
@@ -110,7 +64,7 @@ class Tree:
             self._tmp.mkdir(exist_ok=True)
             with os.scandir(self._tmp) as entries, suppress(OSError):
                 for entry in entries:
-                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - _STALE_S:
+                    if is_stale(entry):
                         os.unlink(entry.path)
 
     @contextmanager
@@ -130,7 +84,7 @@ class Tree:
 
     def publish(self, temporary: Temporary, key: str, *, if_absent: bool) -> ObjectInfo:
         """Give a written file its key. Raises Conflict, and what `errors` makes of the system's errors."""
-        *folders, name = self._parts(key)
+        *folders, name = self._names.parts(key)
         found = temporary.end(durable=self._durable)
         for _ in range(_ROUNDS):
             with suppress(FileNotFoundError):  # a folder on the way was pruned meanwhile
@@ -146,8 +100,10 @@ class Tree:
 
     def write(self, key: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
         """A small object in one go."""
-        if if_absent and self.exists(key):
-            raise _taken(key)
+        if if_absent:
+            self.refuse(key)
+        if not data and (found := self._touch(key)) is not None:
+            return _info(key, found)
         temporary = self.begin()
         try:
             temporary.write(data)
@@ -155,15 +111,15 @@ class Tree:
         finally:
             temporary.discard()
 
-    def open(self, key: str) -> tuple[int, os.stat_result]:
-        """A descriptor to read from, which the caller closes. Raises NotFound."""
+    def open(self, key: str) -> tuple[int, int]:
+        """A descriptor to read from, which the caller closes, and the size in bytes. Raises NotFound."""
         with self._lookup(key) as (fd, name):
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             os.close(file)
             raise _missing(key)
-        return file, found
+        return file, found.st_size
 
     def stat(self, key: str) -> ObjectInfo:
         """Raises NotFound."""
@@ -173,12 +129,11 @@ class Tree:
             raise _missing(key)
         return _info(key, found)
 
-    def exists(self, key: str) -> bool:
-        try:
+    def refuse(self, key: str) -> None:
+        """Raises Conflict when the object is there: what would be written in vain need not be."""
+        with suppress(NotFound):
             self.stat(key)
-        except NotFound:
-            return False
-        return True
+            raise _taken(key)
 
     def delete(self, key: str) -> None:
         """Remove an object, and every folder that this leaves empty."""
@@ -189,7 +144,7 @@ class Tree:
                 os.unlink(name, dir_fd=fd)
         except NotFound:
             return
-        self._prune(self._parts(key)[:-1], key)
+        self._prune(self._names.parts(key)[:-1], key)
 
     def walk(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
         """The objects with this prefix after that key, in the order of their keys' bytes."""
@@ -202,20 +157,10 @@ class Tree:
             fd = self._descend(folders, prefix, make=False)
         except (FileNotFoundError, Conflict):
             return
-        yield from self._walk(fd, base, prefix, start_after)
+        for key, found in walk(fd, self._names, base=base, prefix=prefix, start_after=start_after):
+            yield _info(key, found)
 
     # paths
-
-    def _parts(self, key: str) -> list[bytes]:
-        parts = self._names.parts(key)
-        for part in parts:
-            if len(part) > MAX_NAME_BYTES:
-                shown = part[:40].decode(errors="replace")
-                raise InvalidRequest(
-                    f"a part of a key has at most {MAX_NAME_BYTES} bytes in a folder store, "
-                    f"`{shown}…` has {len(part)}"
-                )
-        return parts
 
     def _root(self) -> int:
         try:
@@ -233,7 +178,7 @@ class Tree:
                 fd = below
         except OSError as error:
             os.close(fd)
-            if error.errno in _NO_FOLDER:
+            if error.errno in NO_FOLDER:
                 shown = name.decode()
                 raise Conflict(
                     f"`{key}` cannot be written: its part `{shown}` is an object (or a symbolic link, "
@@ -244,7 +189,7 @@ class Tree:
 
     def _enter(self, fd: int, name: bytes, *, make: bool) -> int:
         try:
-            return os.open(name, _FOLDER, dir_fd=fd)
+            return os.open(name, FOLDER_FLAGS, dir_fd=fd)
         except FileNotFoundError:
             if not make:
                 raise
@@ -252,12 +197,12 @@ class Tree:
             os.mkdir(name, dir_fd=fd)
             if self._durable:
                 os.fsync(fd)
-        return os.open(name, _FOLDER, dir_fd=fd)
+        return os.open(name, FOLDER_FLAGS, dir_fd=fd)
 
     @contextmanager
     def _lookup(self, key: str) -> Iterator[tuple[int, bytes]]:
         """The folder of an existing object and its name; NotFound where either is not there."""
-        *folders, name = self._parts(key)
+        *folders, name = self._names.parts(key)
         try:
             fd = self._descend(folders, key, make=False)
         except (FileNotFoundError, Conflict) as error:
@@ -265,7 +210,7 @@ class Tree:
         try:
             yield fd, name
         except OSError as error:
-            if error.errno == errno.ENOENT or error.errno in _NO_FOLDER:
+            if error.errno == errno.ENOENT or error.errno in NO_FOLDER:
                 raise _missing(key) from error
             raise
         finally:
@@ -273,35 +218,39 @@ class Tree:
 
     # writing
 
+    def _touch(self, key: str) -> os.stat_result | None:
+        """Make an empty object where there is none: it is whole at once, at a third of the cost."""
+        *folders, name = self._names.parts(key)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(FileExistsError, FileNotFoundError):
+            fd = self._descend(folders, key, make=True)
+            try:
+                file = os.open(name, flags, 0o666, dir_fd=fd)
+                found = os.fstat(file)
+                os.close(file)
+                if self._durable:
+                    os.fsync(fd)
+                return found
+            finally:
+                os.close(fd)
+        return None
+
     def _place(self, temporary: Temporary, fd: int, name: bytes, key: str, *, if_absent: bool) -> bool:
         """Move the file to its name; False = an empty folder had it and is gone now, so try again."""
         try:
             if if_absent:
-                _link(temporary.path, name, fd)
+                link(temporary.path, name, fd)
             else:
                 os.replace(temporary.path, name, dst_dir_fd=fd)
         except (FileExistsError, IsADirectoryError) as error:
-            if not _is_folder(name, fd):
-                if if_absent:
+            with suppress(FileNotFoundError):  # gone meanwhile
+                if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
                     raise _taken(key) from error
-                return False
-            with suppress(FileNotFoundError):
-                self._remove_empty(name, fd, key)
+                _remove_empty(name, fd, key)
             return False
         if self._durable:
             os.fsync(fd)
         return True
-
-    def _remove_empty(self, name: bytes, fd: int, key: str) -> None:
-        try:
-            os.rmdir(name, dir_fd=fd)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise Conflict(
-                    f"`{key}` cannot be written: there are objects below `{key}/`, and an object cannot have "
-                    "the name of a folder"
-                ) from error
-            raise
 
     def _prune(self, folders: list[bytes], key: str) -> None:
         """From below upwards, until one is not empty."""
@@ -316,63 +265,26 @@ class Tree:
             except FileNotFoundError:
                 continue
             except OSError:
-                return
+                if not self._drop_unfinished(name, fd):
+                    return
+                folders.append(name)  # once more
             finally:
                 os.close(fd)
 
-    # listing
-
-    def _walk(self, fd: int, base: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        after = ("", False)
-        try:
-            while True:
-                page = heapq.nsmallest(
-                    PAGE, (each for each in self._names_in(fd, base, prefix, start_after) if each[:2] > after)
-                )
-                for piece, folder, name in page:
-                    with suppress(FileNotFoundError):
-                        if folder:
-                            yield from self._walk_below(fd, name, base + piece, prefix, start_after)
-                        else:
-                            yield _info(base + piece, os.stat(name, dir_fd=fd, follow_symlinks=False))
-                if len(page) < PAGE:
-                    return
-                after = page[-1][:2]
-        finally:
-            os.close(fd)
-
-    def _walk_below(
-        self, fd: int, name: bytes, base: str, prefix: str, start_after: str
-    ) -> Iterator[ObjectInfo]:
-        try:
-            below = os.open(name, _FOLDER, dir_fd=fd)
-        except OSError as error:
-            if error.errno in _NO_FOLDER:
-                return
-            raise
-        yield from self._walk(below, base, prefix, start_after)
-
-    def _names_in(
-        self, fd: int, base: str, prefix: str, start_after: str
-    ) -> Iterator[tuple[str, bool, bytes]]:
-        """What of a folder may hold wanted keys. Sorting these sorts the keys: see `Names.piece`."""
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                folder = entry.is_dir(follow_symlinks=False)
-                if not folder and not entry.is_file(follow_symlinks=False):
-                    continue
-                name = os.fsencode(entry.name)
-                piece = self._names.piece(name, folder=folder)
-                if piece is None:
-                    continue
-                begins = base + piece
-                if folder:
-                    wanted = begins.startswith(prefix) or prefix.startswith(begins)
-                    wanted = wanted and (begins > start_after or start_after.startswith(begins))
-                else:
-                    wanted = begins.startswith(prefix) and begins > start_after
-                if wanted:
-                    yield piece, folder, name
+    def _drop_unfinished(self, name: bytes, fd: int) -> bool:
+        """Remove what a killed program left in a folder; whether that was all of it."""
+        with suppress(OSError):
+            below = os.open(name, FOLDER_FLAGS, dir_fd=fd)
+            try:
+                with os.scandir(below) as entries:
+                    left = list(islice(entries, 100))
+                if all(self._names.is_unfinished(os.fsencode(each.name)) and is_stale(each) for each in left):
+                    for each in left:
+                        os.unlink(each.name, dir_fd=below)
+                    return bool(left)
+            finally:
+                os.close(below)
+        return False
 
     # errors
 
@@ -400,22 +312,16 @@ def check_size(key: str, size: int | None, found: int) -> None:
         raise Corrupt(f"`{key}` was announced with {size} bytes and came with {found}; it was not written")
 
 
-def _link(source: Path, name: bytes, fd: int) -> None:
+def _remove_empty(name: bytes, fd: int, key: str) -> None:
     try:
-        os.link(source, name, dst_dir_fd=fd)
+        os.rmdir(name, dir_fd=fd)
     except OSError as error:
-        if error.errno in _NO_LINKS:
-            raise StoreError(
-                f"the file system of {source.parent} has no hard links, which a write that must be the first needs",
-                remedy="Put the store's folder on a file system with hard links.",
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise Conflict(
+                f"`{key}` cannot be written: there are objects below `{key}/`, and an object cannot have "
+                "the name of a folder"
             ) from error
         raise
-
-
-def _is_folder(name: bytes, fd: int) -> bool:
-    with suppress(FileNotFoundError):
-        return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-    return False
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

@@ -100,7 +100,10 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
 async def main() -> None:
     HERE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        async with embedded_server(Path(folder) / "server", ephemeral=True) as server, contextlib.AsyncExitStack() as stack:
+        async with (
+            embedded_server(Path(folder) / "server", ephemeral=True) as server,
+            contextlib.AsyncExitStack() as stack,
+        ):
             client = await connect(address=server.address)
             await require_search_attributes(client)
             for worker in build_workers(client, PosixStore(Path(folder) / "store"), [MemoryExecutor()]):

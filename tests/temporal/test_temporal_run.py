@@ -38,8 +38,8 @@ async def failure(handle: Handle) -> ApplicationError:
 async def until(yard: Yard, handle: Handle, name: str, *statuses: str) -> TaskView:
     """Ask until the task is in one of these statuses: bounded by the test's own timeout."""
     while True:
-        view = tasks(await yard.view(handle))[name]
-        if view.status in statuses:
+        view = tasks(await yard.view(handle)).get(name)
+        if view is not None and view.status in statuses:
             return view
         await asyncio.sleep(0.05)
 

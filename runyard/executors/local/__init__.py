@@ -5,6 +5,7 @@
     room.py         how many run at once on this machine
     exits.py        waits for the end of processes that are not our children
     surroundings.py what a task sees of the machine: environment, limits, refusals
+    request.py      what the executor hands to the nest
     nest.py         the supervisor of one pod, a process of its own that outlives the worker
     process.py      the table of processes, for both
 

@@ -25,14 +25,16 @@ from runyard.executors.base import Ended, Launch, PodSeen, Progress, Report, Sec
 from runyard.executors.local import folder, process, surroundings
 from runyard.executors.local.exits import Exit
 from runyard.executors.local.folder import Facts, NestSeen, PodFolder, Status
-from runyard.executors.local.nest import Request
+from runyard.executors.local.request import Request
 from runyard.executors.local.room import Room, locked
 from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret, TaskPlan
 from runyard.spec.run import PodRef
 
-MARK = "RUNYARD_POD"  # in the environment of every process of a pod: its uid
-RECEIPT = "RUNYARD_RECEIPT"  # in the environment of main and its children, not of the agent
+MARK = (
+    "RUNYARD_PROCESS"  # in the environment of every process of a pod: its uid, with `.main` for main and its steps
+)
+_POD = "RUNYARD_POD"  # tells main that it is alone in a container and may signal all it sees: never here
 
 _OWNER_S = 1.0  # how often a follower looks whether the pod is still its own
 _CLAIM_S = 10.0  # how long a nest may take from its start until it has taken its pod
@@ -132,8 +134,7 @@ class LocalExecutor:
 
     def _request(self, path: Path, facts: Facts, launch: Launch, values: dict[str, str]) -> Request:
         common = {
-            **values,
-            MARK: facts.uid,
+            **{name: value for name, value in values.items() if name != _POD},
             "RUNYARD_DIR": str(path / "runyard"),
         }
         return Request(
@@ -148,12 +149,15 @@ class LocalExecutor:
                 "HOME": str(path / "home"),
                 "CI": "true",
                 **common,
-                RECEIPT: _receipt(path),
+                MARK: f"{facts.uid}.main",
+                "RUNYARD_RECEIPT": str(path / "receipt"),
+                "RUNYARD_GRACE_S": str(max(1, int(0.8 * launch.grace_s))),
             },
             agent_environment={
                 **surroundings.agent_environment(self._environ, self._pass),
-                "RUNYARD_ASSIGNMENT": str(path / "assignment.json"),
                 **common,
+                MARK: facts.uid,
+                "RUNYARD_ASSIGNMENT": str(path / "assignment.json"),
             },
             deadline_s=launch.deadline_s,
             grace_s=launch.grace_s,
@@ -186,11 +190,11 @@ class LocalExecutor:
         place = PodFolder(self._tasks, pod.name)
         facts = place.facts()
         if facts is None or facts.uid != pod.uid:
-            return await self._gone(place, pod.uid, "its folder is not there")
+            return await self._gone(pod.uid, "its folder is not there")
         self._take_over(place, pod.uid, owner)
         seen = await self._nest_of(place, pod.uid)
         if seen is None:
-            return await self._gone(place, pod.uid, "its supervisor never began")
+            return await self._gone(pod.uid, "its supervisor never began")
         if seen.running:
             report(Progress(state="running", message="runs", node=self._node, pid=seen.pid))
             await self._until_ended(place, pod.uid, owner, seen)
@@ -204,8 +208,9 @@ class LocalExecutor:
     async def _nest_of(self, place: PodFolder, uid: str) -> NestSeen | None:
         """The nest. One that was started by a worker that is gone is given some seconds to take its pod."""
         until = asyncio.get_running_loop().time() + _CLAIM_S
-        while place.nest() is None and place.facts() is not None and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(0.05)  # nothing tells of it: it is nobody's child, and its pid is not known
+        # Nothing tells of its coming: it is nobody's child, and its pid is not known yet.
+        while place.nest() is None and place.facts() is not None and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         place.bury(uid)
         seen = place.nest()
         return seen if seen is not None and seen.pid else None
@@ -233,7 +238,7 @@ class LocalExecutor:
         status = place.status()
         if status is None:
             words = place.log_tail("nest.log")
-            await self._sweep(place, uid, agent_s=_LAST_WORDS_S)
+            await self._sweep(uid, agent_s=_LAST_WORDS_S)
             return Ended(
                 gone=True,
                 message="its supervisor was killed or its folder removed" + (f": {words}" if words else ""),
@@ -241,12 +246,12 @@ class LocalExecutor:
                 node=self._node,
             )
         if not status.swept:
-            await self._sweep(place, uid)
+            await self._sweep(uid)
         report(Progress(state="ended", message=status.message or "ended", node=self._node))
         return _as_ended(status, self._node)
 
-    async def _gone(self, place: PodFolder, uid: str, message: str) -> Ended:
-        await self._sweep(place, uid)
+    async def _gone(self, uid: str, message: str) -> Ended:
+        await self._sweep(uid)
         return Ended(gone=True, message=message, node=self._node)
 
     # End
@@ -266,7 +271,7 @@ class LocalExecutor:
         facts = place.facts()
         if facts is None or (pod.uid and facts.uid != pod.uid):
             if pod.uid:
-                await self._sweep(place, pod.uid)  # its folder may have been removed by hand
+                await self._sweep(pod.uid)  # its folder may have been removed by hand
             return
         place.bury(facts.uid)
         await self._kill(place, facts.uid)
@@ -289,7 +294,7 @@ class LocalExecutor:
                 watch.close()
         status = place.status()
         if status is None or not status.swept:
-            await self._sweep(place, uid)
+            await self._sweep(uid)
 
     async def _put_away(self, place: PodFolder, uid: str) -> Path | None:
         """Free the name, unless it is another pod's by now."""
@@ -299,13 +304,13 @@ class LocalExecutor:
                 return None
             return folder.put_away(self._tasks, place, keep=self._keep)
 
-    async def _sweep(self, place: PodFolder, uid: str, *, agent_s: float = 0) -> None:
+    async def _sweep(self, uid: str, *, agent_s: float = 0) -> None:
         """Kill what a killed nest has left. The agent comes last: it may take ``agent_s`` to store the rest."""
-        await _kill_carriers(f"{RECEIPT}={_receipt(place.path)}", also=f"{MARK}={uid}")
+        await _kill_carriers(f"{MARK}={uid}.main")
         until = asyncio.get_running_loop().time() + agent_s
-        while asyncio.get_running_loop().time() < until and process.carrying(f"{MARK}={uid}"):
+        while asyncio.get_running_loop().time() < until and process.carrying(f"{MARK}={uid}"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        await _kill_carriers(f"{MARK}={uid}")
+        await _kill_carriers(f"{MARK}={uid}", f"{MARK}={uid}.main")
 
     # The rest
 
@@ -382,14 +387,10 @@ async def _first(*events: asyncio.Event, timeout_s: float) -> None:
             wait.cancel()
 
 
-def _receipt(path: Path) -> str:
-    return str(path / "receipt")
-
-
-async def _kill_carriers(mark: str, *, also: str = "") -> None:
-    """Kill until no process is left that carries the mark (and the other one)."""
+async def _kill_carriers(*marks: str) -> None:
+    """Kill until no process is left that carries one of the marks."""
     until = asyncio.get_running_loop().time() + _FORCE_S
-    while rows := process.carrying(mark, also):
+    while rows := process.carrying(*marks):
         for row in rows:
             process.kill(row.pid, row.started)
         if asyncio.get_running_loop().time() > until:

@@ -15,7 +15,8 @@ holds a secret, and marshal costs no import. What it leaves in the pod's folder,
 Signals: TERM = end main with the grace period of stop.json (else the request's), USR1 = kill all now.
 """
 
-import contextlib
+from __future__ import annotations  # and so nothing of typing is imported, which would cost 8 ms
+
 import marshal
 import os
 import select
@@ -23,47 +24,29 @@ import signal
 import stat
 import sys
 import time
-import traceback
-from typing import NoReturn, TypedDict
+
+from runyard.executors.local.process import LINUX, Row, below, look, proportional_bytes, suppress, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+    from typing import NoReturn
 
-from runyard.executors.local.process import LINUX, Row, below, look, proportional_bytes, table
+    from runyard.executors.local.request import Request
 
 CLAIM = "nest.json"
 STATUS = "status.json"
 STOP = "stop.json"
 
-_SETTLE_S = 60.0  # how long the agent may take to store the rest after main's end
+_SETTLE_S = 330.0  # how long the agent may take to store the rest after main's end; it gives up before
 _LAST_WORDS_S = 1.0  # how long main may take to end by itself once its agent is gone
 _KILL_S = 20.0  # how long killed processes may take to be gone; those that hang in the kernel are left
 _LOOK_S = 0.2  # how often the memory is looked at, where it is limited
 
 
-class Request(TypedDict):
-    """All that the nest must know; paths are relative to the pod's folder, or absolute."""
-
-    uid: str
-    script: str
-    agent: str  # path of a Python file with `main(environ) -> int`
-    working_dir: str
-    runyard_dir: str
-    receipt: str
-    main_environment: dict[str, str]
-    agent_environment: dict[str, str]
-    deadline_s: float | None
-    grace_s: float
-    memory_bytes: int | None
-    cores: list[int]
-
-
 def main(folder: str, uid: str) -> None:
     """Take the pod in ``folder``, see it through, leave. Ends silently if another nest has taken it."""
-    with contextlib.suppress(
-        PermissionError
-    ):  # where the executor could not ask for a session, it is ours to make
+    with suppress(PermissionError):  # where the executor could not ask for a session, it is ours to make
         os.setsid()
     os.chdir(folder)
     request: Request = marshal.loads(sys.stdin.buffer.read())
@@ -176,8 +159,8 @@ class Nest:
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         except BaseException:
-            traceback.print_exc()
-        with contextlib.suppress(OSError, ValueError):
+            sys.excepthook(*sys.exc_info())
+        with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
@@ -218,7 +201,7 @@ class Nest:
         self._message = self._message or message
         kill_at = time.monotonic() + grace_s
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.kill(self._main, signal.SIGTERM)
 
     def _sleep(self, *until: float | None) -> None:
@@ -232,7 +215,7 @@ class Nest:
         if timeout == 0.0 and self._kill_at is not None:
             timeout = 0.02  # killed already: give the kernel a moment
         if select.select([self._wake], [], [], timeout)[0]:
-            with contextlib.suppress(BlockingIOError):
+            with suppress(BlockingIOError):
                 os.read(self._wake, 4096)
 
     def _hold_memory(self) -> None:
@@ -247,7 +230,7 @@ class Nest:
         if sum(size for size, _ in exact) > limit:
             self._over_memory = True
             self._message = self._message or f"it used more than {limit} bytes of memory"
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.kill(max(exact)[1], signal.SIGKILL)
 
     # After main
@@ -293,10 +276,20 @@ class Nest:
     def _settle(self) -> None:
         """Let the agent store the rest: main's end is the end of file that it waits for."""
         until = time.monotonic() + _SETTLE_S
+        told = False
         while not self._reap(self._agent) and not self._forced and time.monotonic() < until:
-            select.select([self._wake], [], [], until - time.monotonic())
-            with contextlib.suppress(BlockingIOError):
+            told = told or self._tell_end()
+            select.select([self._wake], [], [], until - time.monotonic() if told else 0.05)
+            with suppress(BlockingIOError):
                 os.read(self._wake, 4096)
+
+    def _tell_end(self) -> bool:
+        """End of file for an agent whose main died before it ever opened its FIFO; no harm to any other."""
+        try:
+            os.close(os.open(f"{self._request['runyard_dir']}/req", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # the agent has not opened it yet
+            return False
+        return True
 
     def _trouble_text(self) -> str:
         return os.read(self._trouble, 4096).decode(errors="replace") if self._trouble >= 0 else ""
@@ -315,7 +308,7 @@ class Nest:
         while not self._alone(spare) and time.monotonic() < until:
             rows = [row for row in self._rows(spare) if not row.zombie]
             for row in rows:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
+                with suppress(ProcessLookupError, PermissionError):
                     os.kill(row.pid, signal.SIGKILL)
             if not rows:
                 return
@@ -342,7 +335,7 @@ class Nest:
     def _reap(self, wanted: int) -> bool:
         """Take in every child that has ended; whether ``wanted`` has."""
         ends: dict[int, int] = {}
-        with contextlib.suppress(ChildProcessError):
+        with suppress(ChildProcessError):
             while (end := os.waitpid(-1, os.WNOHANG))[0]:
                 ends[end[0]] = end[1]
         # An agent whose main has died ends in order: of two found dead together, a failed agent was the first.
@@ -358,7 +351,7 @@ class Nest:
         self._forced = True
 
 
-def _load(path: str) -> "Callable[[MutableMapping[str, str]], int]":
+def _load(path: str) -> Callable[[MutableMapping[str, str]], int]:
     import importlib.util  # in the agent's own process only
 
     spec = importlib.util.spec_from_file_location("agent", path)
@@ -367,7 +360,7 @@ def _load(path: str) -> "Callable[[MutableMapping[str, str]], int]":
     module = importlib.util.module_from_spec(spec)
     sys.modules["agent"] = module
     spec.loader.exec_module(module)
-    start: "Callable[[MutableMapping[str, str]], int]" = module.main
+    start: Callable[[MutableMapping[str, str]], int] = module.main
     return start
 
 
@@ -428,7 +421,7 @@ def _read(path: str) -> str:
 def _write_status(status: dict[str, object], *, swept: bool) -> None:
     """By hand: importing json would cost more than everything else here. A removed folder is no error."""
     words = [f'"{key}": {_json(value)}' for key, value in {**status, "swept": swept}.items()]
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         with open(f".{STATUS}", "w") as file:
             file.write("{" + ", ".join(words) + "}\n")
         os.replace(f".{STATUS}", STATUS)
@@ -454,7 +447,7 @@ def _escape(one: str) -> str:
 
 
 def _remove_fifos(folder: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         for entry in os.scandir(folder):
             if stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
                 os.unlink(entry.path)

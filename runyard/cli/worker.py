@@ -1,0 +1,69 @@
+"""`runyard worker`: serve a Temporal namespace that somebody else runs."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runyard.cli import options
+from runyard.cli.console import open_console
+from runyard.cli.dev import until_first
+from runyard.cli.exits import Exit
+from runyard.cli.noise import to_stderr
+from runyard.cli.ours import require_ours
+from runyard.cli.signals import Interrupts, interrupts
+
+if TYPE_CHECKING:
+    from runyard.settings import Settings
+
+
+@click.command()
+@click.option("--runs/--no-runs", default=True, show_default=True, help="Serve the queue of the runs themselves.")
+@click.option(
+    "--executor", "--queue", "executors", multiple=True, help="Serve the queue of this executor. May be repeated."
+)
+@options.connection
+def worker(
+    *, runs: bool, executors: tuple[str, ...], address: str | None, namespace: str | None, state: Path | None
+) -> int:
+    """Serve until SIGTERM or Ctrl-C; then let go of what runs, which other workers adopt.
+
+    Without options: runs, and the executor of the settings.
+    """
+    require_ours()
+    to_stderr()
+    settings = options.load_settings(state=state)
+    names = [name.removeprefix("runyard-") for name in executors] or [settings.executor]
+    return asyncio.run(_serve(settings, runs=runs, executors=names, address=address, namespace=namespace))
+
+
+async def _serve(
+    settings: "Settings", *, runs: bool, executors: Sequence[str], address: str | None, namespace: str | None
+) -> int:
+    from runyard.temporal import connect
+    from workers.serve import serve
+
+    with interrupts() as asked:
+        client = await connect(address=address, namespace=namespace)
+        ready = asyncio.Event()
+        where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
+        work = {
+            "worker": serve(client, settings, runs=runs, executors=executors, ready=ready),
+            "greeting": _greet(ready, [*(["runs"] if runs else []), *executors], where),
+            "stop": _stop(asked),
+        }
+        await until_first({name: asyncio.create_task(each) for name, each in work.items()})
+    return Exit.SUCCESS
+
+
+async def _greet(ready: asyncio.Event, served: Sequence[str], where: str) -> None:
+    await ready.wait()
+    open_console().text(f"serving {', '.join(served)} at {where}")
+    await asyncio.Event().wait()
+
+
+async def _stop(asked: Interrupts) -> None:
+    await asked.asked.wait()
+    open_console().text("letting go; other workers go on")

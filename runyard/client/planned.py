@@ -1,0 +1,48 @@
+"""What the stored plan adds to a view: each task's id and the tasks that it depends on.
+
+Neither goes through Temporal's history, where a run of thousands of tasks has better things to carry. Only these
+fields are read, without building the models: a plan of 10,000 tasks takes a fraction of a second.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runyard.errors import Corrupt, NotFound
+from runyard.spec.run import RunView, TaskView
+from runyard.store import paths
+from runyard.store.base import ObjectStore, read
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task's id, and its parents by name."""
+
+    id: str
+    depends: list[str]
+
+
+async def read_planned(store: ObjectStore, run_id: str) -> dict[str, Planned]:
+    """By task, in the order of the plan; empty where the run has no plan (yet). Raises Corrupt."""
+    try:
+        _, *tasks = (await read(store, paths.plan(run_id))).splitlines() or [b""]
+    except NotFound:
+        return {}
+    try:
+        found = [json.loads(task) for task in tasks]
+        return {each["name"]: Planned(each["id"], list(each.get("depends", ()))) for each in found}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"the plan of run {run_id} cannot be read") from error
+
+
+def complete(view: RunView, planned: Mapping[str, Planned]) -> RunView:
+    """The view with what the plan knows and the view leaves out."""
+    if not planned or all(task.id and task.depends for task in view.tasks):
+        return view
+    return view.model_copy(update={"tasks": [_complete(task, planned.get(task.name)) for task in view.tasks]})
+
+
+def _complete(task: TaskView, found: Planned | None) -> TaskView:
+    if found is None or (task.id and task.depends):
+        return task
+    return task.model_copy(update={"id": task.id or found.id, "depends": task.depends or found.depends})

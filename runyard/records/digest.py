@@ -1,0 +1,53 @@
+"""Counting and hashing bytes on their way."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+LAST_LINE = 200
+_TAIL = 4 * LAST_LINE + 1
+
+
+class Digest:
+    """Bytes, lines, SHA-256 and the last line of what went through."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._hash = hashlib.sha256()
+        self._ends = 0
+        self._tail = b""
+
+    async def add(self, chunk: bytes) -> None:
+        if len(chunk) > 64 << 10:  # a megabyte takes a millisecond or two, in which nothing else would run
+            await asyncio.to_thread(self._hash.update, chunk)
+        else:
+            self._hash.update(chunk)
+        self.bytes += len(chunk)
+        self._ends += chunk.count(b"\n")
+        self._tail = (self._tail + chunk[-_TAIL:])[-_TAIL:]
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    @property
+    def lines(self) -> int:
+        """A last line without its newline counts."""
+        return self._ends + (not self.ends_line)
+
+    @property
+    def ends_line(self) -> bool:
+        return not self._tail or self._tail.endswith(b"\n")
+
+    @property
+    def last_line(self) -> str:
+        """The last line that is not blank, at most 200 characters of it."""
+        lines = self._tail.decode(errors="replace").replace("\r", "\n").split("\n")
+        return next((line.strip()[:LAST_LINE] for line in reversed(lines) if line.strip()), "")
+
+
+async def digest(chunks: AsyncIterator[bytes]) -> Digest:
+    found = Digest()
+    async for chunk in chunks:
+        await found.add(chunk)
+    return found

@@ -1,0 +1,187 @@
+"""The end of an attempt's logs: verified against the agent's manifest, one object a step, and the seal.
+
+The seal is the attempt's last word. It is written once, after all that it speaks of, and segments are deleted
+after it; so a worker that dies anywhere in between leaves a state from which the next call of `seal` goes on, and
+several calls at a time end with one seal that all of them return.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from runyard.dialogue import ArchiveRecord, CacheRecord, Manifest, StepRecord
+from runyard.errors import Conflict, Corrupt, NotFound
+from runyard.model import Model
+from runyard.records.bounded import for_each
+from runyard.records.compact import Compacted, compact_setup, compact_step
+from runyard.records.segments import Log, Segment, list_segments
+from runyard.records.setup import now
+from runyard.spec.run import TaskEnd
+from runyard.store import paths
+from runyard.store.base import ObjectStore, read
+
+
+class SealedSetup(Model):
+    bytes: int = 0
+    lines: int = 0
+
+
+class SealedStep(Model):
+    """A step's log as it lies in the store: ``bytes``, ``lines`` and ``sha256`` with our markers, if any.
+
+    ``complete`` = it is exactly what the step wrote, after masking; otherwise ``truncated`` says why not.
+    """
+
+    n: int
+    bytes: int = 0
+    lines: int = 0
+    sha256: str
+    complete: bool
+    truncated: str = ""
+    exit_code: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    last_line: str = ""
+
+
+class Seal(Model):
+    """The verdict on one attempt of a task, and on its logs. Nothing of it changes any more."""
+
+    version: Literal[1] = 1
+    task_id: str
+    attempt: int
+    end: TaskEnd
+    complete: bool  # every step's log, and the agent said that it was done
+    truncated: str = ""
+    steps: list[SealedStep] = []
+    setup: SealedSetup = SealedSetup()
+    archives: list[ArchiveRecord] = []
+    caches: list[CacheRecord] = []
+    outputs: dict[str, str] = {}
+    notes: list[str] = []
+    sealed_at: datetime
+
+
+async def load_manifest(store: ObjectStore, task_id: str, attempt: int) -> Manifest | None:
+    """What the agent left; None where it left nothing. One that cannot be read is a truncated one that says so."""
+    try:
+        text = await read(store, paths.manifest(task_id, attempt))
+    except NotFound:
+        return None
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        return Manifest(
+            seal="truncated", reason=f"the agent's manifest cannot be read: {error.errors()[0]['msg']}"
+        )
+
+
+async def load_seal(store: ObjectStore, task_id: str, attempt: int) -> Seal | None:
+    """The seal; None where the attempt is not sealed. Raises Corrupt for one that cannot be read."""
+    try:
+        text = await read(store, paths.seal(task_id, attempt))
+    except NotFound:
+        return None
+    try:
+        return Seal.model_validate_json(text)
+    except ValidationError as error:
+        raise Corrupt(f"the seal of attempt {attempt} of task {task_id} cannot be read") from error
+
+
+async def seal(store: ObjectStore, task_id: str, attempt: int, *, manifest: Manifest | None, end: TaskEnd) -> Seal:
+    """Put the logs together, check them against the manifest, write the seal, delete the segments.
+
+    ``end`` is the caller's verdict; in the seal its ``log_bytes``, ``log_complete`` and ``last_line`` are what
+    was found. If the attempt is sealed already, that seal is returned and nothing changes, but that segments
+    which a killed worker left are deleted.
+    """
+    segments: dict[Log, list[Segment]] = defaultdict(list)
+    async for segment in list_segments(store, task_id, attempt):
+        segments[segment.log].append(segment)
+    sealed = await load_seal(store, task_id, attempt)
+    if sealed is None:
+        made = await _compact(store, task_id, attempt, segments, manifest=manifest, end=end)
+        sealed = await _write(store, made)
+    await for_each([each.key for group in segments.values() for each in group], store.delete, limit=16)
+    return sealed
+
+
+async def _compact(
+    store: ObjectStore,
+    task_id: str,
+    attempt: int,
+    segments: Mapping[Log, list[Segment]],
+    *,
+    manifest: Manifest | None,
+    end: TaskEnd,
+) -> Seal:
+    """All logs to one object each, and what the seal says of them."""
+    records = {record.n: record for record in manifest.steps} if manifest else {}
+    unconfirmed = "the agent's manifest does not name this step"
+    if manifest is None:
+        unconfirmed = f"the agent left no manifest: {end.message or end.reason.sentence}"
+    steps = []
+    for n in sorted(records.keys() | {log for log in segments if isinstance(log, int)}):
+        key, record = paths.step_log(task_id, attempt, n), records.get(n)
+        log = await compact_step(store, key, segments.get(n, ()), record, unconfirmed=unconfirmed)
+        steps.append(_sealed_step(n, log, record))
+    key = paths.step_log(task_id, attempt, paths.SETUP)
+    setup = await compact_setup(store, key, segments.get(paths.SETUP, ()))
+    truncated = _why_truncated(manifest, end, steps, unconfirmed)
+    found = {
+        "log_bytes": sum(step.bytes for step in steps),
+        "log_complete": not truncated,
+        "last_line": next((step.last_line for step in reversed(steps) if step.last_line), ""),
+    }
+    return Seal(
+        task_id=task_id,
+        attempt=attempt,
+        end=end.model_copy(update=found),
+        complete=not truncated,
+        truncated=truncated,
+        steps=steps,
+        setup=SealedSetup(bytes=setup.bytes, lines=setup.lines),
+        archives=manifest.archives if manifest else [],
+        caches=manifest.caches if manifest else [],
+        outputs=manifest.outputs if manifest else {},
+        notes=manifest.notes if manifest else [],
+        sealed_at=now(),
+    )
+
+
+def _why_truncated(manifest: Manifest | None, end: TaskEnd, steps: list[SealedStep], unconfirmed: str) -> str:
+    """Why the logs as a whole are not what the steps wrote; empty when they are."""
+    cut = next((f"step {step.n}: {step.truncated}" for step in steps if not step.complete), "")
+    if manifest is None:
+        return cut or (unconfirmed if end.began else "")
+    return cut or ((manifest.reason or "the agent was interrupted") if manifest.seal == "truncated" else "")
+
+
+def _sealed_step(n: int, log: Compacted, record: StepRecord | None) -> SealedStep:
+    return SealedStep(
+        n=n,
+        bytes=log.bytes,
+        lines=log.lines,
+        sha256=log.sha256,
+        complete=not log.truncated,
+        truncated=log.truncated,
+        exit_code=record.exit_code if record else None,
+        started_at=record.started_at if record else None,
+        ended_at=record.ended_at if record else None,
+        last_line=log.last_line or (record.last_line if record else ""),
+    )
+
+
+async def _write(store: ObjectStore, made: Seal) -> Seal:
+    """The first seal holds; whoever comes later gets it."""
+    try:
+        await store.put(paths.seal(made.task_id, made.attempt), made.model_dump_json().encode(), if_absent=True)
+    except Conflict:
+        there = await load_seal(store, made.task_id, made.attempt)
+        if there is None:
+            raise
+        return there
+    return made

@@ -1,0 +1,423 @@
+"""A task's steps, compiled to one POSIX sh script: the program `main` of a task (see runyard.dialogue).
+
+The script is all that the task's image gets: no binary of ours, no exec into the container. It needs a
+POSIX sh, `mkdir`, and `mkfifo` where nobody made the two FIFOs before; `sleep` for a step with a timeout.
+dash, busybox ash and bash run it, as PID 1 of a container or below a supervisor.
+
+Why it is written as it is:
+
+* A step runs in the background and is waited for: a shell runs its traps only after a foreground child has
+  ended, and a cancel must not wait for that. A background child of most shells ignores SIGINT, which breaks
+  programs that are tested with it; `trap -` (bash) or `env --default-signal` (coreutils) takes that back.
+* Main opens a step's FIFO for reading and writing first, then for writing only: neither blocks, also when
+  the agent has just died. After that the agent is the only reader, so its death is an EPIPE, not a hang.
+* A step's text is written with `printf` and single quotes. A here-document reads better, but bash keeps it in
+  a file below /tmp, which a read-only root refuses, and it adds a newline.
+* The receipt is appended, word by word: a crash in the middle leaves all the words before.
+* A step's process tree is found by parents, in /proc or with `ps`. A process group of its own would need
+  `setsid`, which not every system has, and would hide the step from a supervisor that ends the whole group.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from runyard.errors import InvalidRequest
+from runyard.spec.plan import Environment, FromSecret, RunStep, SaveCacheStep, Step, TaskPlan
+from runyard.spec.plan import RestoreCacheStep as _RestoreCacheStep
+
+_PROLOGUE = """\
+#!/bin/sh
+# shellcheck disable=SC2317 # traps and timers call what seems to be unreachable
+# The steps of one task, compiled by Runyard. Its other half is the agent; they talk through $R/req and $R/res.
+R=$RUNYARD_DIR T=${RUNYARD_RECEIPT:-/dev/termination-log} G=${RUNYARD_GRACE_S:-8} pod=${RUNYARD_POD:-}
+unset RUNYARD_DIR RUNYARD_RECEIPT RUNYARD_GRACE_S RUNYARD_POD CDPATH
+export RUNYARD_OUTPUT="$R/output"
+home=${HOME:-/}
+step='' child='' timer='' busy='' failed='' stage=TERM woken='' agent=''
+
+note() { printf '%s;' "$*" >>"$T"; }
+
+lost() { note 'agent lost'; exit 125; }
+
+tell() { { printf '%s\\n' "$*" >&8; } 2>/dev/null; }
+
+ask() { # the agent's number, or the end of everything
+  { tell "$@" && read -r answer rest <&9; } || lost
+  return "$answer"
+}
+
+seal() { # answers to earlier requests may come first
+  tell 'done' || lost
+  rest=''
+  while [ "$rest" != sealed ]; do read -r answer rest <&9 || lost; done
+  return "$answer"
+}
+
+finish() {
+  trap '' TERM INT
+  seal || { note 'store refused'; exit 125; }
+  note sealed
+  exit "$1"
+}
+
+kill_tree() { # SIGNAL: the step's process and all below it
+  tree=" $child " grown=1
+  while [ -n "$grown" ]; do
+    grown=''
+    # shellcheck disable=SC2046 # pairs of numbers
+    set -- "$1" $(processes)
+    signal=$1
+    shift
+    while [ $# -gt 1 ]; do
+      case $tree in
+        *" $1 "*) ;;
+        *" $2 "*) tree="$tree$1 " grown=1 ;;
+      esac
+      shift 2
+    done
+    set -- "$signal"
+  done
+  for process in $tree; do kill -s "$1" "$process" 2>/dev/null; done
+}
+
+processes() { # PID PARENT ...
+  if [ ! -r /proc/self/stat ]; then
+    ps -A -o pid= -o ppid=
+    return
+  fi
+  for file in /proc/[0-9]*/stat; do
+    line=''
+    { read -r line <"$file"; } 2>/dev/null
+    parent=${line##*) ? }
+    [ -z "$line" ] || printf '%s %s ' "${line%% *}" "${parent%% *}"
+  done
+}
+
+every() { # SECONDS COMMAND...: again and again in the background, until the timer is ended
+  (
+    trap 'kill "$!" 2>/dev/null; exit 0' TERM
+    pause=$1
+    shift
+    while :; do
+      sleep "$pause" &
+      wait "$!"
+      "$@"
+      pause=$G
+    done
+  ) </dev/null 6>&- 8>&- 9<&- &
+  timer=$!
+}
+
+end_timer() {
+  [ -z "$timer" ] || kill "$timer" 2>/dev/null
+  timer=''
+}
+
+alarm() { : >"$R/timeout.$1"; kill -s USR1 $$; }
+
+on_alarm() { # the file tells an alarm from a stray signal
+  woken=1
+  [ -e "$R/timeout.$step" ] || return 0
+  [ -z "$busy" ] || tell stop
+  [ -z "$child" ] || kill_tree "$stage"
+  stage=KILL
+}
+
+on_term() {
+  trap '' TERM INT USR1
+  note term
+  end_timer
+  [ -z "$busy" ] || tell stop
+  if [ -n "$child" ]; then
+    if [ -n "$pod" ]; then kill -TERM -1; else kill_tree TERM; fi
+    every "$G" kill_tree KILL
+    wait "$child"
+    ended $?
+    end_timer
+    tell end "$step" "$rc"
+  fi
+  [ -z "$agent" ] || { seal && note sealed; }
+  exit 143
+}
+
+ended() {
+  rc=$1
+  [ ! -e "$R/timeout.$step" ] || { rc=124; note "timeout $step"; }
+  note "$step $rc"
+  child=''
+}
+
+verdict() { # the first failure decides
+  end_timer
+  [ "$rc" = 0 ] || failed=${failed:-$rc}
+}
+
+limit() { [ "$1" = 0 ] || every "$1" alarm "$step"; }
+
+begin() { # STEP: from here on the agent reads the step's log, which is descriptor 6
+  step=$1 stage=TERM
+  ask begin "$step" || lost
+  exec 7<>"$R/log.$step"
+  exec 6>"$R/log.$step"
+  exec 7>&-
+}
+
+follow() { # SECONDS, 0 = no limit: the step that was just started
+  child=$!
+  exec 6>&-
+  limit "$1"
+  while
+    woken=''
+    wait "$child"
+    rc=$?
+    [ -n "$woken" ]
+  do :; done
+  ended "$rc"
+  verdict
+  ask end "$step" "$rc"
+}
+
+leave() { # STEP SECONDS: one for the agent
+  step=$1 stage=TERM busy=1
+  limit "$2"
+  tell 'do' "$step" || lost
+  while
+    woken='' answer=''
+    read -r answer rest <&9 || [ -n "$woken" ] || lost
+    [ -z "$answer" ]
+  do :; done
+  busy=''
+  ended "$answer"
+  verdict
+}
+
+enter() {
+  [ -d "$1" ] || mkdir -p -- "$1" || exit 126
+  cd -- "$1" || exit 126
+}
+
+trap : PIPE
+trap on_term TERM INT
+trap on_alarm USR1
+: >"$R/output"
+for fifo in req res; do [ -p "$R/$fifo" ] || mkfifo -m 666 "$R/$fifo" 2>/dev/null; done
+(: <"$R/res") & # waits for the agent where a signal can reach us
+wait "$!"
+exec 8>"$R/req" 9<"$R/res"
+agent=1
+"""
+
+_HELLO = """
+if [ -n "$pod" ]; then ask hello "$(id -u)" "$(id -g)"; else ask hello; fi
+case $? in
+  0) ;;
+  3) note 'started before'; exit 125 ;;
+  *) note 'store refused'; exit 125 ;;
+esac
+"""
+
+# A shell that makes background children deaf to SIGINT is not bash; only coreutils can undo that from outside.
+_HEARING = """
+hear=''
+if [ -z "${BASH_VERSION:-}" ] && env --default-signal=INT,QUIT true 2>/dev/null; then hear=1; fi
+"""
+
+_EPILOGUE = """
+finish "${failed:-0}"
+"""
+
+_CONDITION = {
+    "on_success": 'if [ -z "$failed" ]; then',
+    "on_failure": 'if [ -n "$failed" ]; then',
+    "always": "if :; then",
+}
+
+_RUN = """
+# step {n}: {title}
+{condition}
+  begin {n}
+  # shellcheck disable=SC1003,SC1004,SC1017,SC1112,SC2016 # the user's own text
+  printf '%s' {text} >"$R/step.{n}"
+  (
+    trap - INT QUIT
+{setup}
+    if [ -n "$hear" ]; then exec env --default-signal=INT,QUIT {command}; fi
+    exec {command}
+  ) </dev/null >&6 2>&1 6>&- 8>&- 9<&- &
+  follow {limit}
+fi
+"""
+
+_DO = """
+# step {n}: {title}
+{condition}
+{values}  leave {n} {limit}
+fi
+"""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENV_IN_KEY = re.compile(r"\{\{-?\s*env\s+[\"`]([A-Za-z_][A-Za-z0-9_]*)[\"`]\s*-?\}\}")
+
+
+def compile_script(task: TaskPlan) -> str:
+    """The script of ``task``. Its outputs must be resolved; its secrets come as `step_secrets` says.
+
+    Raises InvalidRequest for what no script can express: a variable's name that no shell knows, NUL bytes,
+    a line break in a folder's name.
+    """
+    secrets = {secret: variable for variable, secret in step_secrets(task).items()}
+    parts = [_PROLOGUE, *(_take_secret(variable) for variable in secrets.values())]
+    steps = [(n, step) for n, step in enumerate(task.steps) if not step.skip]
+    parts += [_work_in(task.working_dir), _HELLO]
+    if any(not isinstance(step, RunStep) for _, step in steps):
+        parts.append('ask home "$home"\nask cwd "$cwd"\n')
+    if any(isinstance(step, RunStep) for _, step in steps):
+        parts.append(_HEARING)
+    for n, step in steps:
+        parts.append(_run(task, n, step, secrets) if isinstance(step, RunStep) else _do(task, n, step))
+    script = "".join([*parts, _EPILOGUE])
+    if "\0" in script:
+        raise InvalidRequest(f"task {task.name!r} has a NUL byte in a step, a variable or a folder's name")
+    return script
+
+
+def step_secrets(task: TaskPlan) -> dict[str, str]:
+    """Which variables main must get for the secrets of its steps: variable → name of the secret.
+
+    The script makes them its own at its start, so that a step sees only those that it names itself.
+    """
+    names = {
+        value.from_secret: None
+        for step in task.steps
+        if isinstance(step, RunStep) and not step.skip
+        for value in step.environment.values()
+        if isinstance(value, FromSecret)
+    }
+    return {f"RUNYARD_SECRET_{i}": name for i, name in enumerate(names)}
+
+
+def _take_secret(variable: str) -> str:
+    return f"{variable.lower()}=${{{variable}:-}}\nunset {variable}\n"
+
+
+def _work_in(folder: str) -> str:
+    return (
+        f"cwd={_folder(folder or '~/project')}\n"
+        '[ -d "$cwd" ] || mkdir -p -- "$cwd" 2>/dev/null\n'
+        '{ cd -- "$cwd" && cwd=$PWD; } 2>/dev/null # each step tries again, and says in its log what is wrong\n'
+    )
+
+
+def _folder(path: str) -> str:
+    """A folder as a word of the script, `~` expanded at run time."""
+    if "\n" in path:
+        raise InvalidRequest(f"a working directory has no line breaks: {path!r}")
+    if path == "~" or path.startswith("~/"):
+        rest = path[1:]
+        return '"$home"' + (_quote(rest) if rest else "")
+    return _quote(path if path.startswith("/") else f"./{path}")
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _run(task: TaskPlan, n: int, step: RunStep, secrets: dict[str, str]) -> str:
+    words = (step.shell or task.shell).split()
+    if not words:
+        raise InvalidRequest(f"step {n} of task {task.name!r} has an empty shell")
+    setup = ['enter "$cwd"']
+    if step.working_dir:
+        setup.append(f"enter {_folder(step.working_dir)}")
+    setup += _exports(step.environment, secrets)
+    return _RUN.format(
+        n=n,
+        title=_title(step),
+        condition=_CONDITION[step.when],
+        text=_quote(step.command),
+        setup="\n".join(f"    {line}" for line in setup),
+        command=" ".join(map(shlex.quote, words)) + f' "$R/step.{n}"',
+        limit=_seconds(step.timeout_s if step.timeout_s is not None else task.timeouts.step_s),
+    )
+
+
+def _do(task: TaskPlan, n: int, step: Step) -> str:
+    values = [
+        f'  printf \'%s\' "${{{name}-}}" >"$R/env.{name}"\n'
+        for name in dict.fromkeys(_ENV_IN_KEY.findall(" ".join(_keys(step))))
+    ]
+    return _DO.format(
+        n=n,
+        title=_title(step),
+        condition=_CONDITION[step.when],
+        values="".join(values),
+        limit=_seconds(task.timeouts.step_s),
+    )
+
+
+def _keys(step: Step) -> list[str]:
+    if isinstance(step, SaveCacheStep):
+        return [step.key]
+    return step.keys if isinstance(step, _RestoreCacheStep) else []
+
+
+def _title(step: Step) -> str:
+    title = f"{step.type} {step.name}".strip()
+    return "".join(c if c.isprintable() else " " for c in title)[:100]
+
+
+def _exports(environment: Environment, secrets: dict[str, str]) -> Iterator[str]:
+    for name, value in environment.items():
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(f"a variable's name has letters, digits and `_`, not {name!r}")
+        if isinstance(value, FromSecret):
+            yield f'export {name}="${secrets[value.from_secret].lower()}"'
+        elif isinstance(value, str):
+            yield f"export {name}={_quote(value)}"
+        else:
+            raise InvalidRequest(f"the output {value.from_output!r} for {name} is not resolved yet")
+
+
+def _seconds(limit: float | None) -> int:
+    """Whole seconds, since that is what POSIX `sleep` takes; 0 = no limit."""
+    return max(1, math.ceil(limit)) if limit else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What main wrote of itself. ``steps`` = number of a step → exit code, of those that ended.
+
+    ``sealed`` = the agent has confirmed that everything is in the store. ``started_before`` = this attempt
+    has been started once already, so nothing was run. ``store_refused`` = the agent could not keep the log.
+    """
+
+    steps: dict[int, int] = field(default_factory=dict)
+    timed_out: int | None = None
+    term: bool = False
+    agent_lost: bool = False
+    started_before: bool = False
+    store_refused: bool = False
+    sealed: bool = False
+
+
+_STEP = re.compile(r"([0-9]{1,6}) ([0-9]{1,3})")
+_TIMEOUT = re.compile(r"timeout ([0-9]{1,6})")
+
+
+def parse_receipt(text: str) -> Receipt:
+    """The receipt in any text; words that are not whole or not known are passed over."""
+    words = text.split(";")[:-1]
+    steps = [match for word in words if (match := _STEP.fullmatch(word))]
+    timeouts = [match for word in words if (match := _TIMEOUT.fullmatch(word))]
+    return Receipt(
+        steps={int(match[1]): int(match[2]) for match in steps},
+        timed_out=int(timeouts[0][1]) if timeouts else None,
+        term="term" in words,
+        agent_lost="agent lost" in words,
+        started_before="started before" in words,
+        store_refused="store refused" in words,
+        sealed=words[-1:] == ["sealed"],
+    )
