@@ -47,9 +47,9 @@ def reasons_page() -> str:
         NOTE.format(source="runyard/reasons.py"),
         "",
         (
-            "Why a task ended as it did. These words may stand in `retry: {on: [...]}`, and are what `run show`, the"
-            " Temporal UI and `-o json` name. Those marked *infrastructure* say nothing about the task's own program:"
-            " `retry: {infra: N}` is about them."
+            "Why a task ended as it did. These words may stand in `retry: {on: [...]}`, and are what `run show`,"
+            " the Temporal UI and `-o json` name. Those marked *infrastructure* say nothing about the task's own"
+            " program: `retry: {infra: N}` is about them."
         ),
         "",
         "| reason | what happened | what to do | |",

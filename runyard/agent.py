@@ -32,9 +32,23 @@ import time
 TYPE_CHECKING = False  # typing itself takes longer to import than all of the above
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from hashlib import _Hash as Digest
     from http.client import HTTPConnection
-    from typing import TypedDict
+    from subprocess import Popen
+    from tarfile import TarFile, TarInfo
+    from typing import IO, Any, Protocol, TypedDict
+
+    Segment = Callable[[str], bool]
+    State = frozenset[tuple[int, int]]
+
+    class Sink(Protocol):
+        def write(self, data: bytes, /) -> int: ...
+
+    class Facts(TypedDict):
+        size: int
+        sha256: str
+        files: int
 
     class Target(TypedDict, total=False):
         kind: str
@@ -226,6 +240,37 @@ class Folder:
 
         self._persist(name, write)
 
+    def keep(self, temporary: str, name: str, *, absent: bool = False) -> bool:
+        """Give a whole temporary file its name; with ``absent`` only if nothing has it. Whether it was done."""
+
+        def write() -> bool:
+            path = self._parent_of(name)
+            fd = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if absent:
+                try:
+                    os.link(temporary, path)  # exactly one of several wins
+                except FileExistsError:
+                    return False
+            else:
+                os.rename(temporary, path)
+            sync_folder(os.path.dirname(path))
+            return True
+
+        return self._persist(name, write)
+
+    def facts_of(self, name: str) -> Facts | None:
+        """What can be known of an archive that another one has kept."""
+        digest, size = sha256(), 0
+        with open(os.path.join(self.folder, name), "rb") as file:
+            for data in iter(lambda: file.read(1 << 20), b""):
+                digest.update(data)
+                size += len(data)
+        return {"size": size, "sha256": digest.hexdigest(), "files": 0}
+
     def temporary(self) -> str:
         """A path for what is not whole yet: at the top, so that nobody who lists segments meets it."""
         return os.path.join(self.folder, f".tmp-{os.getpid()}-{binascii.hexlify(os.urandom(6)).decode()}")
@@ -251,8 +296,10 @@ class Url:
     The connection is kept between writes; one thread at a time uses it.
     """
 
-    def __init__(self, target: Target, patience: Patience) -> None:
+    def __init__(self, target: Target, patience: Patience, scratch: str) -> None:
         from urllib.parse import urlsplit
+
+        self.scratch = scratch  # where archives wait to be sent
 
         self.parts = urlsplit(target["url"])
         self.prefix, self.fields = target["prefix"], target["fields"]
@@ -260,15 +307,32 @@ class Url:
         self.connection: HTTPConnection | None = None
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write ``data`` if nothing of that name is there; whether it was so, as far as the store heeds the header.
+        """Write ``data`` if nothing of that name is there; whether it was so, as far as the store heeds that.
 
-        A store that does not heed it overwrites. Then the name of the pod, which only one pod can have, is all
+        A store that does not overwrites. Then the name of the pod, which only one pod can have, is all
         that keeps an attempt from being started twice.
         """
         return self.patience.persist(lambda: self._post(name, len(data), lambda: [data], absent=True))
 
     def put(self, name: str, data: bytes, *, sync: bool = False) -> None:
         self.patience.persist(lambda: self._post(name, len(data), lambda: [data]))
+
+    def temporary(self) -> str:
+        return os.path.join(self.scratch, f"tmp-{binascii.hexlify(os.urandom(6)).decode()}")
+
+    def keep(self, temporary: str, name: str, *, absent: bool = False) -> bool:
+        """Send a whole temporary file; with ``absent`` see `create`."""
+
+        def content() -> Iterator[bytes]:
+            with open(temporary, "rb") as file:
+                yield from iter(lambda: file.read(1 << 20), b"")
+
+        size = os.stat(temporary).st_size
+        return self.patience.persist(lambda: self._post(name, size, content, absent=absent))
+
+    def facts_of(self, name: str) -> Facts | None:
+        """Not to be known here: nothing can be read."""
+        return None
 
     def _post(self, name: str, size: int, content: Callable[[], Iterable[bytes]], *, absent: bool = False) -> bool:
         head, tail, edge = self._form(name)
@@ -345,10 +409,10 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def open_target(target: Target, patience: Patience) -> Folder | Url:
+def open_target(target: Target, patience: Patience, scratch: str) -> Folder | Url:
     if target["kind"] == "folder":
         return Folder(target["folder"], patience)
-    return Url(target, patience)
+    return Url(target, patience, scratch)
 
 
 # --- secrets ----------------------------------------------------------------------------------------
@@ -712,7 +776,7 @@ class Agent:
         self.assignment = assignment
         self.folder = environ["RUNYARD_DIR"]
         self.patience = Patience()
-        self.target = open_target(assignment["logs"], self.patience)
+        self.target = open_target(assignment["logs"], self.patience, self.folder)
         self.uploader = Uploader(self.target, self._watch_main)
         self.notes: list[str] = []
         self.archives: list[dict[str, object]] = []
@@ -765,6 +829,22 @@ class Agent:
                 return 3
             requests = self._answer(requests)
             self._flush_due()
+
+    def open_archives(self) -> Folder | Url:
+        target = self.assignment["archives"]
+        if target is None:
+            raise Failure("this task has no place to save archives")
+        return open_target(target, self.patience, self.folder)
+
+    def open_caches(self) -> Folder | Url | None:
+        target = self.assignment["caches"]["write"]
+        return None if target is None else open_target(target, self.patience, self.folder)
+
+    def mask_also(self, value: str) -> None:
+        """For a secret that shows up later, such as a password in a URL: logs begun before mask it too."""
+        self.needles |= needles_of(value)
+        for log in list(self.logs.values()):
+            log.masker.needles = sorted(self.needles)
 
     def _pause(self, start: float | None) -> float | None:
         """Milliseconds until something is due."""
@@ -833,7 +913,8 @@ class Agent:
             step, _, code = argument.partition(" ")
             self._end(int(step), int(code))
         elif word == "do":
-            return self._start_work(int(argument))
+            self._start_work(int(argument))
+            return None
         else:
             complain(f"main asks for something unknown: {word!r}")
             return UNKNOWN_REQUEST
@@ -968,17 +1049,648 @@ def make_fifo(path: str) -> None:
         pass
 
 
+# --- globs and templates ----------------------------------------------------------------------------
+
+
+class Globs:
+    """Doublestar patterns, walked down a tree segment by segment.
+
+    ``**`` is any number of folders, ``*``, ``?`` and ``[a-z]`` stay within a name, ``{a,b}`` is either. A
+    state is a set of (pattern, position): so a folder below which nothing can match is never entered.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.patterns: list[list[Segment | None]] = []  # None is `**`
+        for pattern in patterns:
+            for plain in expand_braces(pattern):
+                names = [name for name in plain.split("/") if name not in ("", ".")]
+                if ".." in names:
+                    raise Failure(f"the pattern {pattern!r} leaves its source_dir")
+                self.patterns.append([None if name == "**" else compile_name(name) for name in names])
+
+    def start(self) -> State:
+        return self._closed((pattern, 0) for pattern in range(len(self.patterns)))
+
+    def enter(self, state: State, name: str) -> State:
+        """The state of the entry ``name`` in a folder of this state."""
+        following = []
+        for pattern, at in state:
+            segments = self.patterns[pattern]
+            if at < len(segments):
+                segment = segments[at]
+                if segment is None:
+                    following.append((pattern, at))
+                elif segment(name):
+                    following.append((pattern, at + 1))
+        return self._closed(following)
+
+    def matches(self, state: State) -> bool:
+        return any(at == len(self.patterns[pattern]) for pattern, at in state)
+
+    def goes_on(self, state: State) -> bool:
+        return any(at < len(self.patterns[pattern]) for pattern, at in state)
+
+    def _closed(self, state: Iterable[tuple[int, int]]) -> State:
+        closed = set()
+        for pattern, at in state:
+            closed.add((pattern, at))
+            while at < len(self.patterns[pattern]) and self.patterns[pattern][at] is None:
+                at += 1
+                closed.add((pattern, at))
+        return frozenset(closed)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``a{b,c{d,e}}`` → ab, acd, ace. A brace without its other half is itself."""
+    depth, start, at = 0, -1, 0
+    commas: list[int] = []
+    while at < len(pattern):
+        letter = pattern[at]
+        if letter == "\\":
+            at += 1
+        elif letter == "{":
+            depth += 1
+            if depth == 1:
+                start, commas = at, []
+        elif letter == "," and depth == 1:
+            commas.append(at)
+        elif letter == "}" and depth:
+            depth -= 1
+            if not depth:
+                edges = [start, *commas, at]
+                middles = [pattern[a + 1 : b] for a, b in zip(edges, edges[1:])]  # noqa: B905, RUF007 (3.9)
+                made = [pattern[:start] + middle + pattern[at + 1 :] for middle in middles]
+                expanded = [each for one in made for each in expand_braces(one)]
+                if len(expanded) > 1000:
+                    raise Failure(f"the pattern {pattern[:60]!r} stands for more than 1000 patterns")
+                return expanded
+        at += 1
+    return [pattern]
+
+
+def compile_name(glob: str) -> Segment:
+    """A test for one name of a path."""
+    import re
+
+    if not re.search(r"[*?\[\\]", glob):
+        return glob.__eq__
+    out, at = [], 0
+    while at < len(glob):
+        letter = glob[at]
+        close = glob.find("]", at + 2) if letter == "[" else -1
+        if letter == "*":
+            out.append(".*")
+        elif letter == "?":
+            out.append(".")
+        elif letter == "[" and close > 0:
+            inside = glob[at + 1 : close].replace("\\", "\\\\").replace("[", "\\[")
+            out.append(f"[^{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]")
+            at = close
+        else:
+            if letter == "\\" and at + 1 < len(glob):
+                at += 1
+            out.append(re.escape(glob[at]))
+        at += 1
+    try:
+        compiled = re.compile("".join(out), re.DOTALL)
+    except re.error as error:
+        raise Failure(f"the pattern {glob!r} cannot be read: {error}") from error
+    return lambda name: compiled.fullmatch(name) is not None
+
+
+class MissingFile(Failure):
+    """A key names a file that is not there."""
+
+
+def render_key(template: str, call: Callable[[str, str | None], str]) -> str:
+    """A cache key with each ``{{ function "argument" }}`` replaced by what ``call`` says."""
+    import re
+
+    def replace(match: re.Match[str]) -> str:
+        inside = re.fullmatch(r'-?\s*([a-z0-9]+)(?:\s+("(?:[^"\\]|\\.)*"|`[^`]*`))?\s*-?', match[1])
+        if not inside:
+            raise Failure(f"the key has something that cannot be read: {match[0][:80]!r}")
+        argument = inside[2]
+        if argument is not None and argument[0] == '"':
+            argument = json.loads(argument)
+        elif argument is not None:
+            argument = argument[1:-1]
+        return call(inside[1], argument)
+
+    key = re.sub(r"\{\{(.*?)\}\}", replace, template, flags=re.DOTALL)
+    if not 1 <= len(key) <= 200:
+        raise Failure(f"a cache key has 1 to 200 characters, not {len(key)}: {key[:60]!r}")
+    return key
+
+
+def escape(words: str) -> str:
+    """User's words as one part of a key in the store; the same rule as runyard.store.paths.escape."""
+    from urllib.parse import quote
+
+    escaped = quote(words, safe="-_.~+=@,")
+    return escaped.replace(".", "%2E") if set(escaped) == {"."} else escaped
+
+
+# --- archives ---------------------------------------------------------------------------------------
+
+
+def find_entries(globs: Globs, source: str, dest: str) -> Iterator[tuple[str, str]]:
+    """Name in the archive and path of all that matches below ``source``; links are not followed."""
+    base = [part for part in dest.split("/") if part not in ("", ".")]
+    if ".." in base:
+        raise Failure(f"the dest_dir {dest!r} leaves the archive")
+
+    def walk(folder: str, names: list[str], state: State) -> Iterator[tuple[str, str]]:
+        if names and globs.matches(state):
+            yield "/".join(names), folder
+        if not globs.goes_on(state):
+            return
+        try:
+            found = list(os.scandir(folder))
+        except FileNotFoundError:
+            return
+        for entry in found:
+            inner = globs.enter(state, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk(entry.path, [*names, entry.name], inner)
+            elif globs.matches(inner):
+                yield "/".join([*names, entry.name]), entry.path
+
+    return walk(source, base, globs.start())
+
+
+class HashingFile:
+    """A file being written, with its size and digest so far."""
+
+    def __init__(self, path: str) -> None:
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by its owner)
+        self.size = 0
+        self.digest = sha256()
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view:
+            view = view[self.file.write(view) or 0 :]
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class ExactReader:
+    """As many bytes of a file as tar has promised, whatever becomes of it: cut, or filled up with zeros."""
+
+    def __init__(self, file: IO[bytes], size: int, check: Callable[[], None]) -> None:
+        self.file, self.left, self.check = file, size, check
+        self.changed = False
+
+    def read(self, size: int) -> bytes:
+        self.check()
+        wanted = min(size, self.left)
+        data = self.file.read(wanted)
+        if len(data) < wanted:
+            self.changed = True
+            data += bytes(wanted - len(data))
+        self.left -= wanted
+        return data
+
+
+class Packer:
+    """Writes entries into a compressed tar that depends on them alone: names sorted, no owners, whole seconds.
+
+    zstd where there is a codec (``compression.zstd`` of Python 3.14, or the program), else gzip.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.ending, self.program = self._codec()
+
+    @staticmethod
+    def _codec() -> tuple[str, str]:
+        import importlib.util
+        import shutil
+
+        if sys.version_info >= (3, 14) and importlib.util.find_spec("_zstd"):
+            return "tar.zst", ""
+        program = shutil.which("zstd")
+        return ("tar.zst", program) if program else ("tar.gz", "")
+
+    def pack(self, entries: Iterable[tuple[str, str]], path: str) -> tuple[int, str, int]:
+        """Size, SHA-256 and number of entries of the archive that is now at ``path``."""
+        out = HashingFile(path)
+        try:
+            with self._compressor(out) as sink:
+                files = self._write(entries, sink)
+            return out.size, out.digest.hexdigest(), files
+        finally:
+            out.close()
+
+    def _compressor(self, out: HashingFile) -> AbstractContextManager[Sink]:
+        if self.ending == "tar.gz":
+            import gzip
+
+            return gzip.GzipFile("", "wb", 4, out, mtime=0)
+        if not self.program:
+            from compression.zstd import ZstdFile  # type: ignore[import-not-found, unused-ignore]
+
+            return ZstdFile(out, "wb", level=3)  # type: ignore[no-any-return, unused-ignore]
+        return Compressor([self.program, "-q", "-c", "-3"], out, self.work)
+
+    def _write(self, entries: Iterable[tuple[str, str]], sink: Sink) -> int:
+        import tarfile
+
+        seen: dict[str, str] = {}
+        for name, path in entries:
+            other = seen.setdefault(name, path)
+            if other != path and not (os.path.isdir(path) and os.path.isdir(other)):
+                raise Failure(f"{other} and {path} would both become {name}")
+        with tarfile.open(mode="w|", fileobj=sink, format=tarfile.PAX_FORMAT, bufsize=1 << 18) as tar:  # type: ignore[call-overload]
+            return sum(self._add(tar, name, path) for name, path in sorted(seen.items()))
+
+    def _add(self, tar: TarFile, name: str, path: str) -> bool:
+        import tarfile
+
+        self.work.check()
+        try:
+            found = os.lstat(path)
+            info = tarfile.TarInfo(name)
+            info.mode, info.mtime = stat.S_IMODE(found.st_mode) & 0o777, int(found.st_mtime)
+            if stat.S_ISREG(found.st_mode):
+                self._add_file(tar, info, path)
+            elif stat.S_ISDIR(found.st_mode):
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            elif stat.S_ISLNK(found.st_mode):
+                info.type, info.mode = tarfile.SYMTYPE, 0o777
+                info.linkname = os.readlink(path)
+                check_link(
+                    name.split("/"), info.linkname, os.path.dirname(path)[: -len(os.path.dirname(name)) or None]
+                )
+                tar.addfile(info)
+            else:
+                self.work.say(f"{path} is left out: not a file, folder or link")
+                return False
+        except FileNotFoundError:
+            self.work.say(f"{path} is left out: it vanished")
+            return False
+        except PermissionError as error:
+            raise Failure(f"{path} cannot be read: {error.strerror}") from error
+        return True
+
+    def _add_file(self, tar: TarFile, info: TarInfo, path: str) -> None:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
+            info.size = os.fstat(file.fileno()).st_size
+            reader = ExactReader(file, info.size, self.work.check)
+            tar.addfile(info, reader)  # type: ignore[arg-type]
+            if reader.changed or file.read(1):
+                self.work.say(f"{path} changed while it was packed: the archive has {info.size} bytes of it")
+
+
+class Compressor:
+    """A program that compresses from its input to its output; a thread takes the output to the file."""
+
+    def __init__(self, command: list[str], out: HashingFile, work: Work) -> None:
+        self.out, self.work = out, work
+        self.error: BaseException | None = None
+        self.process = work.start(command, stdin=-1, stdout=-1, stderr=work.output)
+        self.thread = threading.Thread(target=self._carry, daemon=True)
+        self.thread.start()
+
+    def _carry(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            while True:
+                data = self.process.stdout.read1(1 << 18)  # type: ignore[attr-defined]
+                if not data:
+                    return
+                self.out.write(data)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.process.stdout.close()
+
+    def write(self, data: bytes) -> int:
+        assert self.process.stdin is not None
+        try:
+            return self.process.stdin.write(data)
+        except BrokenPipeError:
+            self.thread.join()
+            raise self.error or Failure("the compressor ended too early") from None
+
+    def __enter__(self) -> Compressor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self.process.stdin is not None
+        if kind is not None:
+            self.process.kill()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            self.error = self.error or Failure("the compressor ended too early")
+        self.thread.join()
+        code = self.work.wait(self.process)
+        if kind is None and (self.error or code):
+            self.work.check()
+            raise self.error or Failure(f"the compressor ended with {code}")
+
+
+def check_link(parts: list[str], target: str, root: str) -> None:
+    """Raises Failure if a link of this name leaves the folder ``root`` that its archive stands for."""
+    whole = os.path.normpath(target if target.startswith("/") else "/".join([*parts[:-1], target]))
+    if target.startswith("/"):
+        inside = whole == os.path.normpath(root) or whole.startswith(os.path.normpath(root) + "/")
+    else:
+        inside = whole != ".." and not whole.startswith("../")
+    if not inside:
+        raise Failure(f"{'/'.join(parts)} is a link that leaves its folder, to {target}: leave it out by `paths`")
+
+
+class Unpacker:
+    """Writes the members of an archive below a folder, over what is there, and nowhere else.
+
+    Every member is reached from the folder's descriptor, part by part, never through a link; what is in the
+    way of a folder or file is replaced, since a later layer is right.
+    """
+
+    def __init__(self, folder: str, work: Work) -> None:
+        os.makedirs(folder, exist_ok=True)
+        self.folder, self.work = os.path.realpath(folder), work
+        self.root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self.parent: tuple[list[str], int] = ([], os.dup(self.root))
+        self.folders: dict[str, tuple[int, int]] = {}
+        self.links: list[str] = []
+        self.count = 0
+
+    def __enter__(self) -> Unpacker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.parent[1])
+        os.close(self.root)
+
+    def add(self, member: TarInfo, content: IO[bytes] | None) -> None:
+        self.work.check()
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        if member.name.startswith("/") or ".." in parts:
+            raise Failure(f"{member.name!r} would leave the folder; nothing of it is written")
+        if not (member.isreg() or member.isdir() or member.issym()):
+            raise Failure(f"{member.name!r} is neither file, folder nor link; it is refused")
+        if not parts:
+            return
+        self.count += 1
+        try:
+            fd = self._enter(parts[:-1])
+            if member.isdir():
+                os.close(self._make_folder(fd, parts[-1]))
+                self.folders["/".join(parts)] = (member.mode & 0o777, int(member.mtime))
+                return
+            self._clear(fd, parts)
+            if member.issym():
+                check_link(parts, member.linkname, self.folder)
+                os.symlink(member.linkname, parts[-1], dir_fd=fd)
+                self.links.append("/".join(parts))
+                self._own(parts[-1], fd)
+            elif content is not None:
+                self._write(fd, parts[-1], member, content)
+        except OSError as error:
+            where = f"{member.name!r} in {self.folder}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Failure(f"no room left for {where}") from error
+            raise Failure(f"{where} cannot be written: {error.strerror}") from error
+
+    def finish(self) -> None:
+        """Modes and times of folders, the innermost first; and no link may have become a way out."""
+        for name in self.links:
+            path = os.path.join(self.folder, name)
+            real = os.path.realpath(path)
+            if real != self.folder and not real.startswith(self.folder.rstrip("/") + "/") and os.path.islink(path):
+                os.unlink(path)
+                raise Failure(f"{name!r} is a link that leaves the folder; it is removed again")
+        for name, (mode, mtime) in sorted(self.folders.items(), reverse=True):
+            fd = self._enter(name.split("/"))
+            os.fchmod(fd, mode)
+            os.utime(fd, (mtime, mtime))
+
+    def _enter(self, parts: list[str]) -> int:
+        if parts != self.parent[0]:
+            fd = os.dup(self.root)
+            for part in parts:
+                try:
+                    inner = self._make_folder(fd, part)
+                finally:
+                    os.close(fd)
+                fd = inner
+            os.close(self.parent[1])
+            self.parent = (parts, fd)
+        return self.parent[1]
+
+    def _make_folder(self, fd: int, name: str) -> int:
+        for _ in range(2):
+            try:
+                return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise
+                os.unlink(name, dir_fd=fd)
+        os.mkdir(name, dir_fd=fd)
+        self._own(name, fd)
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+
+    def _clear(self, fd: int, parts: list[str]) -> None:
+        try:
+            os.unlink(parts[-1], dir_fd=fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise
+            try:
+                os.rmdir(parts[-1], dir_fd=fd)
+            except OSError as inner:
+                raise Failure(
+                    f"{'/'.join(parts)!r} is a folder with something in it, here in {self.folder}"
+                ) from inner
+
+    def _write(self, parent: int, name: str, member: TarInfo, content: IO[bytes]) -> None:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+        with open(fd, "wb", buffering=0) as file:
+            left = member.size
+            while left:
+                self.work.check()
+                data = content.read(min(left, 1 << 20))
+                if not data:
+                    raise Failure(f"the archive ends in the middle of {member.name!r}")
+                file.write(data)
+                left -= len(data)
+            os.fchmod(fd, member.mode & 0o777)
+            if self.work.agent.owner is not None:
+                os.fchown(fd, *self.work.agent.owner)
+            os.utime(fd, (int(member.mtime), int(member.mtime)))
+
+    def _own(self, name: str, fd: int) -> None:
+        if self.work.agent.owner is not None:
+            os.chown(name, *self.work.agent.owner, dir_fd=fd, follow_symlinks=False)
+
+
+def unpack(work: Work, stored: Stored, folder: str) -> int:
+    """Verify an archive whole, then write what is in it below ``folder``. The number of its entries."""
+    import tarfile
+
+    with open_stored(work, stored) as file:
+        digest, size = sha256(), 0
+        for data in iter(lambda: file.read(1 << 20), b""):
+            work.check()
+            digest.update(data)
+            size += len(data)
+        if size != stored["size"] or digest.hexdigest() != stored["sha256"]:
+            raise Failure(
+                f"the archive {stored['file']} is not what was saved: {size} bytes, SHA-256 {digest.hexdigest()}; "
+                f"it should have {stored['size']} bytes, SHA-256 {stored['sha256']}"
+            )
+        file.seek(0)
+        try:
+            with decompressed(work, file, stored["file"]) as plain, Unpacker(folder, work) as unpacker:
+                with tarfile.open(mode="r|", fileobj=plain, bufsize=1 << 18) as tar:
+                    for member in tar:
+                        unpacker.add(member, tar.extractfile(member) if member.isreg() else None)
+                unpacker.finish()
+                return unpacker.count
+        except (tarfile.TarError, EOFError) as error:
+            raise Failure(f"the archive {stored['file']} cannot be read: {error}") from error
+
+
+def open_stored(work: Work, stored: Stored) -> IO[bytes]:
+    source = stored["source"]
+    if source.startswith(("http://", "https://")):
+        return download(work, source)
+    try:
+        return open(source, "rb", buffering=0)
+    except FileNotFoundError as error:
+        raise Failure(f"the archive {source} is not there any more") from error
+    except OSError as error:
+        raise Failure(f"the archive {source} cannot be read: {error.strerror}") from error
+
+
+def download(work: Work, url: str) -> IO[bytes]:
+    """What is at ``url``, in a file without a name. A cut is tried again from the start."""
+    import tempfile
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+
+    def fetch() -> bool:
+        work.check()
+        file.seek(0)
+        file.truncate()
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.netloc, timeout=STORE_TIMEOUT_S)
+        try:
+            connection.request("GET", parts.path + (f"?{parts.query}" if parts.query else ""))
+            response = connection.getresponse()
+            if response.status == 200:
+                left = int(response.headers.get("Content-Length", -1))
+                for data in iter(lambda: response.read(1 << 20), b""):
+                    work.check()
+                    file.write(data)
+                    left -= len(data)
+                if left > 0:
+                    raise StoreAway(f"the answer of {parts.hostname} was cut")
+                return True
+            text = " ".join(response.read(4096).decode("utf-8", "replace").split())[:300]
+            said = f"{parts.hostname} answers {response.status} {text}"
+            raise (
+                StoreAway(said) if response.status >= 500 or response.status in (408, 429) else StoreRefused(said)
+            )
+        except HTTPException as error:
+            raise StoreAway(f"{parts.hostname} does not answer well: {error!r}") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Failure("no room left for a download") from error
+            raise StoreAway(f"{parts.hostname} does not answer: {error!r}") from error
+        finally:
+            connection.close()
+
+    file: IO[bytes] = tempfile.TemporaryFile(dir=work.agent.folder, buffering=0)  # noqa: SIM115 (the caller's)
+    try:
+        work.agent.patience.persist(fetch)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, StoreRefused):
+            raise Failure(f"the archive cannot be fetched: {error}") from error
+        raise
+    file.seek(0)
+    return file
+
+
+def decompressed(work: Work, file: IO[bytes], name: str) -> AbstractContextManager[IO[bytes]]:
+    if name.endswith(".gz"):
+        import gzip
+
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+    ending, program = Packer._codec()
+    if ending != "tar.zst":
+        raise Failure(f"{name} is compressed with zstd, for which there is neither a program nor a library here")
+    if not program:
+        from compression.zstd import ZstdFile  # type: ignore[import-not-found, unused-ignore]
+
+        return ZstdFile(file)  # type: ignore[no-any-return, unused-ignore]
+    return Decompressor([program, "-q", "-d", "-c"], file, work)
+
+
+class Decompressor:
+    """The output of a program that reads ``file``."""
+
+    def __init__(self, command: list[str], file: IO[bytes], work: Work) -> None:
+        self.work = work
+        self.process = work.start(command, stdin=file.fileno(), stdout=-1, stderr=work.output)
+
+    def __enter__(self) -> IO[bytes]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self.process.stdout is not None
+        if kind is not None:
+            self.process.kill()
+        for _ignored in iter(lambda: self.process.stdout.read(1 << 18), b""):  # type: ignore[union-attr]
+            pass  # tar ends with zeros that nobody reads
+        self.process.stdout.close()
+        code = self.work.wait(self.process)
+        if kind is None and code:
+            self.work.check()
+            raise Failure(f"the decompressor ended with {code}")
+
+
+# --- the agent's own steps --------------------------------------------------------------------------
+
+
 class Work:
-    """One step that the agent does itself, in a thread of its own. Its log goes through a pipe, like any step's."""
+    """One step that the agent does itself, in a thread of its own.
+
+    Its log goes through a pipe, as any step's goes through a FIFO. A cancel kills the program that runs for
+    it, and else is seen at the next `check`.
+    """
 
     def __init__(self, agent: Agent, step: int, output: int) -> None:
         self.agent, self.step, self.output = agent, step, output
         self.code = 1
         self.ended = threading.Event()
         self.cancelled = threading.Event()
+        self.programs: set[Popen[bytes]] = set()
 
     def cancel(self) -> None:
         self.cancelled.set()
+        for program in list(self.programs):
+            self._kill(program)
 
     def check(self) -> None:
         """Called wherever it may take long."""
@@ -990,10 +1702,39 @@ class Work:
         while data:
             data = data[os.write(self.output, data) :]
 
+    def start(self, command: list[str], **kwargs: Any) -> Popen[bytes]:
+        """A program that a cancel ends. It has a session of its own, so that all its children end with it."""
+        import subprocess
+
+        program = subprocess.Popen(command, start_new_session=True, **kwargs)
+        self.programs.add(program)
+        if self.cancelled.is_set():
+            self._kill(program)
+        return program
+
+    def wait(self, program: Popen[bytes]) -> int:
+        code = program.wait()
+        self.programs.discard(program)
+        return code
+
+    @staticmethod
+    def _kill(program: Popen[bytes]) -> None:
+        try:
+            os.killpg(program.pid, signal.SIGKILL)
+        except OSError:
+            return
+
+    def path(self, text: str) -> str:
+        """A folder that the user named: ``~`` is main's home, others are below its working directory."""
+        if text == "~" or text.startswith("~/"):
+            text = self.agent.home + text[1:]
+        return os.path.normpath(os.path.join(self.agent.cwd, text))
+
     def run(self) -> None:
         try:
-            self.code = self._do(self.agent.assignment["steps"][self.step])
-        except Failure as error:
+            self._do(self.agent.assignment["steps"][self.step])
+            self.code = 0
+        except (Failure, StoreRefused, StoreAway) as error:
             self.say(f"runyard: {error}")
             self.code = CANCELLED if self.cancelled.is_set() else 1
         except Exception as error:
@@ -1001,20 +1742,527 @@ class Work:
 
             complain(traceback.format_exc())
             self.say(f"runyard: the agent failed: {error!r}")
-            self.code = 1
         finally:
             os.close(self.output)
             self.ended.set()
             os.write(self.agent.waker, b"x")
 
-    def _do(self, step: Step) -> int:
-        raise Failure(f"the agent does not know steps of the type {step['type']}")
+    def _do(self, step: Step) -> None:
+        if step["type"] == "clone":
+            Clone(self).run(depth=step.get("depth"), submodules=step.get("recurse_submodules", False))
+        elif step["type"] == "save_to_workspace":
+            save_to_workspace(self, step)
+        elif step["type"] == "restore_workspace":
+            restore_workspace(self, step)
+        elif step["type"] in ("save_cache", "restore_cache"):
+            Cache(self).run(step)
+        else:
+            raise Failure(f"the agent does not know steps of the type {step['type']}")
+
+
+def gather(work: Work, contents: list[Content], default: list[str]) -> list[tuple[str, str]]:
+    """All entries that ``contents`` name. Raises Failure for a source that is not there."""
+    entries: list[tuple[str, str]] = []
+    for content in contents:
+        source = work.path(content["source_dir"])
+        if not os.path.isdir(source):
+            what = "is not a folder" if os.path.lexists(source) else "is not there"
+            raise Failure(f"the source_dir {content['source_dir']!r} ({source}) {what}")
+        entries += find_entries(Globs(content["paths"] or default), source, content["dest_dir"])
+    return entries
+
+
+def pack_into(work: Work, target: Folder | Url, entries: list[tuple[str, str]]) -> tuple[str, str, Facts]:
+    """Pack into a temporary file of the target: its path, the ending of its name, and what is known of it."""
+    packer = Packer(work)
+    path = target.temporary()
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        size, digest, files = packer.pack(entries, path)
+    except OSError as error:
+        remove(path)
+        raise Failure(str(judge(error, os.path.dirname(path)))) from error
+    except BaseException:
+        remove(path)
+        raise
+    return path, packer.ending, {"size": size, "sha256": digest, "files": files}
+
+
+def save_to_workspace(work: Work, step: Step) -> None:
+    target = work.agent.open_archives()
+    entries = gather(work, step["contents"], [])
+    if not entries:
+        work.say("nothing matches: the archive is empty")
+    path, ending, facts = pack_into(work, target, entries)
+    name = f"{work.step}.{ending}"
+    try:
+        target.keep(path, name)
+    finally:
+        remove(path)
+    target.put(f"{work.step}.json", json.dumps({"file": name, **facts}).encode(), sync=True)
+    work.agent.archives.append({"step": work.step, "file": name, **facts})
+    work.say(f"saved {facts['files']} entries in {facts['size']} bytes")
+
+
+def restore_workspace(work: Work, step: Step) -> None:
+    folder = work.path(step["dest_dir"])
+    for stored in work.agent.assignment["restore"]:
+        files = unpack(work, stored, folder)
+        work.say(f"restored {files} entries of {stored['task']}, step {stored['step']}")
+    if not work.agent.assignment["restore"]:
+        work.say("no task before this one has saved anything")
+
+
+class Cache:
+    """The steps `save_cache` and `restore_cache`. What goes wrong here is said and noted, and fails nothing."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.access = work.agent.assignment["caches"]
+        self.folder = (self.access["read"] or {}).get("folder", "")
+
+    def run(self, step: Step) -> None:
+        key = step.get("key", "")
+        try:
+            if step["type"] == "save_cache":
+                key, outcome, message = self._save(step)
+            else:
+                key, outcome, message = self._restore(step)
+        except (Failure, StoreRefused, StoreAway, OSError) as error:
+            self.work.check()
+            outcome, message = "failed", str(error)
+        self.work.say(f"cache {outcome}: {key}" + (f" ({message})" if message else ""))
+        record = {"step": self.work.step, "key": key, "outcome": outcome, "message": message}
+        self.work.agent.caches.append(record)
+
+    def _restore(self, step: Step) -> tuple[str, str, str]:
+        keys, said = [], []
+        for template in step["keys"]:
+            try:
+                keys.append(self._render(template))
+            except MissingFile as error:
+                said.append(str(error))
+        for key in keys:
+            found = self._exact(key) or self._newest(key)
+            if found is not None:
+                files = unpack(self.work, found, self.work.path(step["dest_dir"]))
+                self._touch(found)
+                return found["key"], "hit", f"{files} entries"
+        return ", ".join(keys), "miss", "; ".join(said)
+
+    def _exact(self, key: str) -> Stored | None:
+        known = [stored for stored in self.access["known"] if stored["key"] == key]
+        return known[0] if known else self._load(key) if self.folder else None
+
+    def _newest(self, prefix: str) -> Stored | None:
+        known = [stored for stored in self.access["known"] if stored["key"].startswith(prefix)]
+        if known:
+            return max(known, key=lambda stored: stored["modified_at"])
+        from urllib.parse import unquote
+
+        keys = [unquote(name[:-5]) for name in self._names() if name.endswith(".json")]
+        found = [stored for key in keys if key.startswith(prefix) and (stored := self._load(key))]
+        return max(found, key=lambda stored: stored["modified_at"], default=None)
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.folder) if self.folder else []
+        except FileNotFoundError:
+            return []
+
+    def _load(self, key: str) -> Stored | None:
+        """An entry of the folder; None where there is none, or none that can be used."""
+        try:
+            with open(os.path.join(self.folder, f"{escape(key)}.json"), "rb") as file:
+                facts = json.loads(file.read())
+            source = os.path.join(self.folder, os.path.basename(facts["file"]))
+            return {
+                "key": key,
+                "file": facts["file"],
+                "source": source,
+                "size": facts["size"],
+                "sha256": facts["sha256"],
+                "modified_at": f"{os.stat(source).st_mtime_ns:020d}",
+            }
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _touch(self, stored: Stored) -> None:
+        """The time of its last use, for the cleanup."""
+        if self.folder:
+            try:
+                os.utime(os.path.join(self.folder, f"{escape(stored['key'])}.json"))
+            except OSError:
+                return
+
+    def _save(self, step: Step) -> tuple[str, str, str]:
+        key = self._render(step["key"])
+        target = self.work.agent.open_caches()
+        if target is None:
+            return key, "failed", "this run may only read its caches"
+        if self._exact(key) is not None:
+            return key, "exists", ""
+        path, ending, facts = pack_into(self.work, target, gather(self.work, step["contents"], ["**"]))
+        name = f"{escape(key)}.{ending}"
+        try:
+            if not target.keep(path, name, absent=True):
+                facts = target.facts_of(name) or facts  # of one who has not come as far as its .json
+        finally:
+            remove(path)
+        data = json.dumps({"key": key, "file": name, **facts}).encode()
+        if not target.create(f"{escape(key)}.json", data):
+            return key, "exists", ""
+        return key, "saved", f"{facts['files']} entries in {facts['size']} bytes"
+
+    def _render(self, template: str) -> str:
+        return render_key(template, self._call)
+
+    def _call(self, function: str, argument: str | None) -> str:
+        if function in ("md5sum", "sha256sum", "env"):
+            if argument is None:
+                raise Failure(f"{function} in a key needs an argument in quotes")
+            return self._env(argument) if function == "env" else self._sum(function, argument)
+        if argument is not None:
+            raise Failure(f"{function} in a key takes no argument")
+        if function in ("os", "arch"):
+            return platform_word(function)
+        if function == "unixtime":
+            return str(time.time_ns())  # as agola has it: no two tasks make the same key
+        forms = {"year": "%Y", "month": "%m", "day": "%d"}
+        if function not in forms:
+            raise Failure(
+                f"a key may call md5sum, sha256sum, env, os, arch, unixtime, year, month, day; not {function}"
+            )
+        return time.strftime(forms[function], time.gmtime())
+
+    def _env(self, name: str) -> str:
+        """A variable of main: it writes those that a key names into files, since its environment is not ours."""
+        if "/" in name or not name:
+            return ""
+        try:
+            with open(f"{self.work.agent.folder}/env.{name}", "rb") as file:
+                return file.read(4096).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+
+    def _sum(self, function: str, name: str) -> str:
+        import hashlib
+
+        digest = hashlib.md5(usedforsecurity=False) if function == "md5sum" else hashlib.sha256()
+        try:
+            with open(self.work.path(name), "rb") as file:
+                for data in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(data)
+        except OSError as error:
+            raise MissingFile(f"{name} cannot be read: {error.strerror}") from error
+        return digest.hexdigest()
+
+
+def platform_word(which: str) -> str:
+    """Operating system or architecture, in the words of Go, which container images use too."""
+    import platform
+
+    if which == "os":
+        return platform.system().lower()
+    machine = platform.machine().lower()
+    words = {"x86_64": "amd64", "aarch64": "arm64", "i386": "386", "i686": "386"}
+    return "arm" if machine.startswith("armv") else words.get(machine, machine)
+
+
+# --- clone ------------------------------------------------------------------------------------------
+
+_OTHERS = (  # variables GIT_… of whatever repository we were called in
+    *("DIR", "WORK_TREE", "INDEX_FILE", "OBJECT_DIRECTORY", "ALTERNATE_OBJECT_DIRECTORIES", "COMMON_DIR"),
+    *("NAMESPACE", "PREFIX", "QUARANTINE_PATH", "CEILING_DIRECTORIES"),
+)
+_HELPER = """!f() { [ "$1" != get ] || printf 'username=%s\\npassword=%s\\n' "$RUNYARD_GIT_USERNAME" \
+"$RUNYARD_GIT_PASSWORD"; }; f"""
+
+
+class Clone:
+    """The step `clone`, by the git of this machine or image, which never asks anything of anybody.
+
+    Credentials come as RUNYARD_GIT_USERNAME and RUNYARD_GIT_PASSWORD, or in the URL. Either way they reach
+    git through its environment and a helper that is bound to the host: never in an argument, the
+    repository's configuration or a log.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.source = work.agent.assignment["source"]
+        self.dest = work.agent.cwd
+        self.environ = {
+            **{
+                name: value
+                for name, value in work.agent.environ.items()
+                if not name.startswith("GIT_") or name[4:] not in _OTHERS
+            },
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ASKPASS": "true",
+            "GCM_INTERACTIVE": "never",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "LC_ALL": "C",
+        }
+        self.environ.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+        self.options = [
+            "-c",
+            "core.hooksPath=/dev/null",
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "advice.detachedHead=false",
+        ]
+
+    def run(self, *, depth: int | None, submodules: bool) -> None:
+        if not self.source["url"]:
+            raise Failure("there is nothing to clone: the run names no source")
+        os.makedirs(self.dest, exist_ok=True)
+        if os.path.lexists(os.path.join(self.dest, ".git")):
+            raise Failure(f"{self.dest} holds a git repository already")
+        if self.source["local"]:
+            LocalCopy(self, self.source["url"]).run()
+        else:
+            self._fetch(self._without_credentials(self.source["url"]), ["--depth", str(depth)] if depth else [])
+            if submodules:
+                more = ["--depth", str(depth)] if depth else []
+                self.git("submodule", "--quiet", "update", "--init", "--recursive", *more)
+            self.work.say(self.ask("log", "-1", "--format=HEAD is now at %h %s").strip())
+        if self.work.agent.owner is not None:
+            own_tree(self.dest, self.work.agent.owner)
+
+    def _without_credentials(self, url: str) -> str:
+        from urllib.parse import unquote, urlsplit, urlunsplit
+
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            return url
+        if parts.password is not None or parts.username:
+            self.environ["RUNYARD_GIT_USERNAME"] = unquote(parts.username or "")
+            self.environ["RUNYARD_GIT_PASSWORD"] = unquote(parts.password or "")
+            self.work.agent.mask_also(unquote(parts.password or parts.username or ""))
+            parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        if "RUNYARD_GIT_PASSWORD" in self.environ:
+            key = f"credential.{parts.scheme}://{parts.netloc}.helper"
+            self.options += ["-c", f"{key}=", "-c", f"{key}={_HELPER}"]
+        return urlunsplit(parts)
+
+    def _fetch(self, url: str, depth: list[str]) -> None:
+        import re
+
+        source = self.source
+        commit, branch, tag, ref = source["commit"], source["branch"], source["tag"], source["ref"]
+        if commit and not re.fullmatch("[0-9a-fA-F]{4,64}", commit):
+            raise Failure(f"{commit!r} is not the id of a commit")
+        if ref.startswith("refs/heads/"):
+            branch = branch or ref[11:]
+        elif ref.startswith("refs/tags/"):
+            tag = tag or ref[10:]
+        self.git("init", "--quiet", self.dest, at="/")
+        self.git("remote", "add", "--", "origin", url)
+        self.environ["GIT_ALLOW_PROTOCOL"] = "git:http:https:ssh" + (":file" if _is_local(url) else "")
+        if not (branch or tag or ref or commit):
+            branch = self._default_branch()
+        if branch:
+            self._get(depth, f"+refs/heads/{branch}:refs/remotes/origin/{branch}")
+            start = self._commit_or(commit, f"refs/remotes/origin/{branch}", depth)
+            self.git("checkout", "--quiet", "-B", branch, start)
+            self.git("branch", "--quiet", f"--set-upstream-to=origin/{branch}", branch)
+        elif tag:
+            self._get(depth, f"+refs/tags/{tag}:refs/tags/{tag}")
+            self.git("checkout", "--quiet", "--detach", self._commit_or(commit, f"refs/tags/{tag}", depth))
+        elif ref:
+            self._get(depth, ref)
+            self.git("checkout", "--quiet", "--detach", self._commit_or(commit, "FETCH_HEAD", depth))
+        else:
+            self.git("checkout", "--quiet", "--detach", self._commit_or(commit, "", depth))
+
+    def _default_branch(self) -> str:
+        found = self.ask("ls-remote", "--symref", "origin", "HEAD")
+        for line in found.splitlines():
+            if line.startswith("ref: refs/heads/"):
+                return line.split("\t")[0][len("ref: refs/heads/") :]
+        raise Failure("the repository says no default branch, or is empty; name a branch, tag or commit")
+
+    def _get(self, depth: list[str], *refspecs: str) -> None:
+        self.git("fetch", "--quiet", *depth, "origin", *refspecs)
+
+    def _commit_or(self, commit: str, start: str, depth: list[str]) -> str:
+        """Where to begin: the commit, fetched by itself or with all its history if need be."""
+        if not commit:
+            return start
+        if self._has(commit):
+            return commit
+        if len(commit) < 40 or self.git("fetch", "--quiet", *depth, "origin", commit, may_fail=True):
+            more = ["--unshallow"] if os.path.exists(os.path.join(self.dest, ".git", "shallow")) else []
+            self._get(more, "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
+        if not self._has(commit):
+            raise Failure(f"the commit {commit} is not in the repository")
+        return commit
+
+    def _has(self, commit: str) -> bool:
+        return not self.git("cat-file", "-e", f"{commit}^{{commit}}", may_fail=True, quiet=True)
+
+    def git(
+        self, *arguments: str, at: str = "", may_fail: bool = False, quiet: bool = False, data: bytes = b""
+    ) -> int:
+        """Run git there, its output into the log; its exit code. Raises Failure unless it may fail."""
+        out = -3 if quiet else self.work.output
+        code, _ = self._run(arguments, at, data, stdout=out, stderr=out)
+        if code and not may_fail:
+            self.work.check()
+            raise Failure(f"git {arguments[0]} failed with exit code {code}")
+        return code
+
+    def ask(self, *arguments: str, at: str = "", may_fail: bool = False) -> str:
+        """What git prints."""
+        code, text = self._run(arguments, at, b"", stdout=-1, stderr=-3 if may_fail else self.work.output)
+        if code and not may_fail:
+            self.work.check()
+            raise Failure(f"git {arguments[0]} failed with exit code {code}")
+        return text.decode("utf-8", "surrogateescape") if not code else ""
+
+    def _run(
+        self, arguments: tuple[str, ...], at: str, data: bytes, *, stdout: int, stderr: int
+    ) -> tuple[int, bytes]:
+        self.work.check()
+        command = ["git", *self.options, "-C", at or self.dest, *arguments]
+        try:
+            program = self.work.start(
+                command, env=self.environ, stdin=-1 if data else -3, stdout=stdout, stderr=stderr
+            )
+        except FileNotFoundError as error:
+            raise Failure("git is not installed where the agent runs") from error
+        text, _ = program.communicate(data or None)
+        return self.work.wait(program), text or b""
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(("/", "./", "../", "file://"))
+
+
+def own_tree(folder: str, owner: tuple[int, int]) -> None:
+    os.chown(folder, *owner, follow_symlinks=False)
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            own_tree(entry.path, owner)
+        else:
+            os.chown(entry.path, *owner, follow_symlinks=False)
+
+
+class LocalCopy:
+    """A checkout of this machine as it is: committed, staged, changed, new and deleted; not what is ignored.
+
+    The copy is a repository of its own with the same HEAD and index; the source's objects are shared, and
+    nothing in the source is written, not even its index.
+    """
+
+    def __init__(self, clone: Clone, url: str) -> None:
+        self.clone, self.work, self.dest = clone, clone.work, clone.dest
+        path = url.removeprefix("file://")
+        self.source = os.path.realpath(os.path.join(self.work.agent.cwd, os.path.expanduser(path)))
+        self.apart = {os.path.realpath(self.dest), os.path.realpath(self.work.agent.folder)}
+        self.files = 0
+
+    def run(self) -> None:
+        if not os.path.isdir(self.source):
+            raise Failure(f"the source {self.source} is not a folder")
+        top = self.clone.ask("rev-parse", "--show-toplevel", at=self.source, may_fail=True).rstrip("\n")
+        if top and os.path.realpath(top) == self.source:
+            self._take_repository()
+            self._copy_listed(self.source, self.dest)
+            self.clone.git("update-index", "-q", "--refresh", may_fail=True, quiet=True)
+            head = self.clone.ask("log", "-1", "--format=HEAD is now at %h %s", may_fail=True).strip()
+            changed = self.clone.ask("status", "--porcelain", may_fail=True).count("\n")
+            self.work.say(f"{head or 'no commit yet'}; {changed} uncommitted changes; {self.files} files")
+        else:
+            self._copy_folder(self.source, self.dest)
+            self.work.say(f"{self.source} is not a git repository: {self.files} files copied as they are")
+
+    def _take_repository(self) -> None:
+        """`.git`: refs, HEAD and index of the source, its objects by reference."""
+        git, source = self.clone.git, self.source
+        temporary = os.path.join(self.dest, f".runyard-{os.getpid()}")
+        git("clone", "--quiet", "--shared", "--no-checkout", "--", source, temporary, at="/", quiet=True)
+        os.rename(os.path.join(temporary, ".git"), os.path.join(self.dest, ".git"))
+        os.rmdir(temporary)
+        self._share_objects()
+        head = self.clone.ask("rev-parse", "--verify", "--quiet", "HEAD", at=source, may_fail=True).strip()
+        branch = self.clone.ask("symbolic-ref", "--quiet", "HEAD", at=source, may_fail=True).strip()
+        if branch:
+            git("symbolic-ref", "HEAD", branch)
+        if head:
+            git("update-ref", "HEAD", head) if branch else git("update-ref", "--no-deref", "HEAD", head)
+        staged = self.clone.ask("ls-files", "--stage", "-z", at=source)
+        if staged:
+            git("update-index", "-z", "--index-info", data=staged.encode("utf-8", "surrogateescape"))
+
+    def _share_objects(self) -> None:
+        """A shallow source is cloned without sharing; what is staged there is nowhere else."""
+        path = self.clone.ask("rev-parse", "--git-path", "objects", at=self.source).rstrip("\n")
+        objects = os.path.join(self.source, path)
+        alternates = os.path.join(self.dest, ".git", "objects", "info", "alternates")
+        os.makedirs(os.path.dirname(alternates), exist_ok=True)
+        with open(alternates, "a+", errors="surrogateescape") as file:
+            file.seek(0)
+            if objects not in file.read().split("\n"):
+                file.write(f"{objects}\n")
+
+    def _copy_listed(self, source: str, dest: str) -> None:
+        """All that git does not ignore."""
+        listed = self.clone.ask("ls-files", "-z", "--cached", "--others", "--exclude-standard", at=source)
+        for name in dict.fromkeys(filter(None, listed.split("\0"))):
+            self._copy(os.path.join(source, name.rstrip("/")), os.path.join(dest, name.rstrip("/")))
+
+    def _copy(self, source: str, dest: str) -> None:
+        self.work.check()
+        if source in self.apart:
+            return
+        try:
+            found = os.lstat(source)
+            os.makedirs(os.path.dirname(dest), exist_ok=True)
+            if stat.S_ISLNK(found.st_mode):
+                os.symlink(os.readlink(source), dest)
+            elif stat.S_ISREG(found.st_mode):
+                copy_file(source, dest, found)
+            elif stat.S_ISDIR(found.st_mode):
+                os.makedirs(dest, exist_ok=True)
+                if os.path.isfile(os.path.join(source, ".git")):  # a submodule: its repository lies in ours
+                    self._copy_listed(source, dest)
+                else:
+                    self._copy_folder(source, dest)
+                return
+            else:
+                self.work.say(f"{source} is left out: not a file, folder or link")
+                return
+            self.files += 1
+        except FileNotFoundError:
+            return  # deleted, or going to be
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise Failure(f"{source} cannot be copied: {error.strerror}") from error
+
+    def _copy_folder(self, source: str, dest: str) -> None:
+        try:
+            names = os.listdir(source)
+        except PermissionError as error:
+            raise Failure(f"{source} cannot be read: {error.strerror}") from error
+        for name in names:
+            self._copy(os.path.join(source, name), os.path.join(dest, name))
+
+
+def copy_file(source: str, dest: str, found: os.stat_result) -> None:
+    import shutil
+
+    shutil.copyfile(source, dest, follow_symlinks=False)
+    os.chmod(dest, stat.S_IMODE(found.st_mode))
+    os.utime(dest, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def main(environ: Mapping[str, str]) -> int:
     """Be the agent of the task that ``environ`` describes. The exit code; see the module for what it says."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # main decides when to end
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):  # main decides when to end; what we start must not be deaf
+        signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         agent = Agent(environ, load_assignment(environ["RUNYARD_ASSIGNMENT"]))

@@ -88,11 +88,14 @@ async def embedded_server(
             process = await _spawn(_command(folder, ports, ephemeral=ephemeral), lock, log, ephemeral=ephemeral)
             stack.push_async_callback(_stop, process)
             try:
-                client = await _wait_until_ready(process, ports[0], log)
+                client = await _wait_until_ready(process, ports, log)
                 break
             except _PortTaken as error:
                 if fixed or attempt == 4:
-                    raise _port_in_use(ports[0]) from error
+                    raise _port_in_use(error.port) from error
+                log.truncate(0)
+        draining = asyncio.create_task(_drain(process))
+        stack.callback(draining.cancel)
         ui_url = f"http://{HOST}:{ports[1]}" if ports[1] else ""
         address = f"{HOST}:{ports[0]}"
         if not ephemeral:
@@ -131,6 +134,10 @@ def _shipped_programs() -> list[Path]:
 
 class _PortTaken(Exception):
     """Somebody took the port between our look and the server's start."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.port = port
 
 
 def _choose_ports(port: int | None, ui_port: int | None, *, headless: bool) -> tuple[int, int | None]:
@@ -198,7 +205,7 @@ async def _spawn(command: list[str], lock: int | None, log: IO[bytes], *, epheme
     return await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", _GUARD, "sh", "KILL" if ephemeral else "TERM", *command,
         stdin=PIPE,
-        stdout=log,
+        stdout=PIPE,
         stderr=log,
         env=environment,
         start_new_session=True,  # a Ctrl-C on the terminal is for us: the server goes last
@@ -206,14 +213,15 @@ async def _spawn(command: list[str], lock: int | None, log: IO[bytes], *, epheme
     )  # fmt: skip
 
 
-async def _wait_until_ready(process: Process, port: int, log: IO[bytes]) -> "Client":
+async def _wait_until_ready(process: Process, ports: tuple[int, int | None], log: IO[bytes]) -> "Client":
+    """Its first line of output says that it has started. An open port would not: it may be somebody else's."""
+    assert process.stdout is not None
     try:
         async with asyncio.timeout(START_S):
-            while not await _accepts(port):
-                if process.returncode is not None:
-                    raise _ended_at_start(log)
-                await asyncio.sleep(0.005)
-            return await _settle(process, f"{HOST}:{port}", log)
+            if not await process.stdout.readline():
+                await process.wait()
+                raise _ended_at_start(log, ports)
+            return await _settle(process, ports, log)
     except TimeoutError as error:
         raise ServerUnavailable(
             f"the embedded Temporal server did not answer within {START_S:g} s",
@@ -221,18 +229,14 @@ async def _wait_until_ready(process: Process, port: int, log: IO[bytes]) -> "Cli
         ) from error
 
 
-async def _accepts(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(HOST, port)
-    except OSError:
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True
+async def _drain(process: Process) -> None:
+    """What else it prints; nobody needs it, but a full pipe would stop the server."""
+    assert process.stdout is not None
+    while await process.stdout.read(65536):
+        pass
 
 
-async def _settle(process: Process, address: str, log: IO[bytes]) -> "Client":
+async def _settle(process: Process, ports: tuple[int, int | None], log: IO[bytes]) -> "Client":
     """Connect, and let closed runs stay: the server's default is one day."""
     from temporalio.api.namespace.v1 import NamespaceConfig
     from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest
@@ -247,21 +251,24 @@ async def _settle(process: Process, address: str, log: IO[bytes]) -> "Client":
     while True:
         try:
             # not by Temporal's environment and profile: their keys and TLS are for another server
-            client = await Client.connect(address, namespace=NAMESPACE, data_converter=data_converter())
+            client = await Client.connect(
+                f"{HOST}:{ports[0]}", namespace=NAMESPACE, data_converter=data_converter()
+            )
             await client.workflow_service.update_namespace(request)
         except (RuntimeError, RPCError) as error:
             if process.returncode is not None:
-                raise _ended_at_start(log) from error
+                raise _ended_at_start(log, ports) from error
             await asyncio.sleep(0.01)
         else:
             return client
 
 
-def _ended_at_start(log: IO[bytes]) -> Exception:
+def _ended_at_start(log: IO[bytes], ports: tuple[int, int | None]) -> Exception:
     log.seek(0)
     lines = [line for line in log.read()[-4096:].decode(errors="replace").splitlines() if line.strip()]
-    if any("address already in use" in line for line in lines):
-        return _PortTaken()
+    for line in lines:
+        if "address already in use" in line:
+            return _PortTaken(next((port for port in ports if port and f"port {port}:" in line), ports[0]))
     why = next((line for line in lines if line.startswith("Error:")), lines[-1] if lines else "it said nothing")
     return ServerUnavailable(
         f"the embedded Temporal server ended at its start: {why.removeprefix('Error: ')}",

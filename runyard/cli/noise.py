@@ -35,4 +35,5 @@ def _tell_core(level: str) -> None:
     from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
     told = TelemetryFilter(core_level=level, other_level="ERROR")
-    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=told))))
+    runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=told)))
+    Runtime.set_default(runtime, error_if_already_set=False)

@@ -12,7 +12,7 @@ from runyard.errors import InvalidRequest, NotFound, RunyardError
 from runyard.records.logs import load_seal
 from runyard.records.reader import LogReader
 from runyard.records.segments import Log, list_segments
-from runyard.spec.run import RunView, TaskView
+from runyard.spec.run import RunView
 from runyard.store import paths
 from runyard.store.base import ObjectStore
 
@@ -57,36 +57,37 @@ async def read_logs(
         raise InvalidRequest("attempts count from 1, and lines from 0")
     if isinstance(step, str) and step != paths.SETUP:
         raise InvalidRequest(f"a step is a number from 0 or `setup`, not {step[:80]!r}")
-    view = await _find(run, task, wait=follow)
+    task_id = await _find(run, task, wait=follow)
     if not follow:
-        number = attempt or view.attempt or await _last_attempt(store, view.id)
+        number = attempt or await _last_attempt(store, task_id)
         if number:
-            async for line in _read(store, view.id, number, step=step, lines=lines):
+            async for line in _read(store, task_id, number, step=step, lines=lines):
                 yield line
         return
     number = attempt or 1
     while attempt is not None or (number := await _wait_for_attempt(run, task, at_least=number)):
-        async for line in _follow(run, store, view, number, step=step, lines=lines):
+        async for line in _follow(run, store, (task, task_id), number, step=step, lines=lines):
             yield line
         if attempt is not None:
             return
         number, lines = number + 1, None
 
 
-async def _find(run: "Run", task: str, *, wait: bool) -> TaskView:
-    """The task with its id. When following, a run that has only been started gets the time to make its plan."""
-    while True:
+async def _find(run: "Run", task: str, *, wait: bool) -> str:
+    """The task's id, from the store alone, so that logs can be read without a server.
+
+    When following, a run that has only been started gets the time to make its plan.
+    """
+    while not (planned := await run.planned()):
         view = await run.describe()
-        found = next((each for each in view.tasks if each.name == task), None)
-        if found is not None and found.id:
-            return found
-        if planned := await run.planned():
-            if task not in planned:
-                raise unknown_task(task, planned, run_id=run.id)
-            return found or TaskView(name=task, status="waiting", id=planned[task].id)
         if not wait or _is_over(view):
-            raise NotFound(f"run {run.id} has no plan yet, and so no logs", remedy="Try again in a moment.")
+            raise NotFound(
+                f"run {run.id} has no plan, and so no logs", remedy=view.cause or "Try again in a moment."
+            )
         await asyncio.sleep(_LOOK_S)
+    if task not in planned:
+        raise unknown_task(task, planned, run_id=run.id)
+    return planned[task].id
 
 
 async def _wait_for_attempt(run: "Run", task: str, *, at_least: int) -> int:
@@ -107,7 +108,7 @@ def _is_over(view: RunView) -> bool:
 
 
 async def _last_attempt(store: ObjectStore, task_id: str) -> int:
-    """Of a run that nobody recorded: as far as there is data."""
+    """The last one that has left anything in the store; 0 when none has."""
     number = 0
     while True:
         async for _ in store.list(paths.attempt(task_id, number + 1)):
@@ -177,15 +178,15 @@ async def _last_lines(reader: LogReader, log: Log, size: int, wanted: int) -> li
 
 
 async def _follow(
-    run: "Run", store: ObjectStore, task: TaskView, attempt: int, *, step: Log | None, lines: int | None
+    run: "Run", store: ObjectStore, task: tuple[str, str], attempt: int, *, step: Log | None, lines: int | None
 ) -> AsyncIterator[LogLine]:
-    skip = 0
+    (name, task_id), skip = task, 0
     if lines is not None:
-        there = [line async for line in _read(store, task.id, attempt, step=step, lines=None)]
+        there = [line async for line in _read(store, task_id, attempt, step=step, lines=None)]
         skip = max(0, len(there) - lines)
-    reader, setup = LogReader(store, task.id, attempt), deque[LogLine](maxlen=_PENDING)
+    reader, setup = LogReader(store, task_id, attempt), deque[LogLine](maxlen=_PENDING)
     given = False
-    async for log, text in _lines(run, reader, task.name, attempt, step):
+    async for log, text in _lines(run, reader, name, attempt, step):
         line = LogLine(text=text, step=log, attempt=attempt)
         if step is None and log == paths.SETUP:
             setup.append(line)

@@ -116,9 +116,10 @@ def _ordered(by_name: Mapping[str, Candidate], depends: Depends, complaints: Com
         first = by_name[cycle[0]]
         wish = next((each for each in first.wishes if each.task in (cycle[1], by_name[cycle[1]].base)), None)
         where = wish.path if wish else first.path
-        complaints.add(
-            where, f"the tasks wait for each other: {_chain(cycle)}", hint="remove one of these dependencies"
-        )
+        alone = len(cycle) == 2
+        what = "the task waits for itself" if alone else "the tasks wait for each other"
+        hint = "remove this dependency" if alone else "remove one of these dependencies"
+        complaints.add(where, f"{what}: {_chain(cycle)}", hint=hint)
         rest = {
             name: {p: c for p, c in depends[name].items() if p in stuck and p not in cycle}
             for name in stuck
@@ -182,6 +183,11 @@ def _check_reads(
             if read.task not in by_name:
                 hint = complaints.near(read.task, [*by_name], what="the tasks are")
                 complaints.add(where, f"there is no task `{clip(read.task)}` to take an output from", hint=hint)
+                continue
+            if read.task == name:
+                complaints.add(
+                    where, "a task cannot read an output of its own", hint="use a file or a shell variable"
+                )
                 continue
             _check_key(by_name[read.task], read, where, complaints)
             if read.task in depends[name] or name not in bit or read.task not in bit:

@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from runyard.spec import values
 from runyard.spec.file import RunFile
-from runyard.spec.steps import ALONE
+from runyard.spec.steps import ALONE, KINDS
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _Schema = dict[str, Any]
@@ -37,7 +37,8 @@ def schema() -> dict[str, JsonValue]:
 
 def _step(definitions: _Schema) -> _Schema:
     """Every spelling of every step."""
-    models = [each for each in definitions.values() if "const" in each.get("properties", {}).get("type", {})]
+    kinds = {each["properties"]["type"].get("const"): each for each in definitions.values() if _has_type(each)}
+    models = [kinds[kind] for kind in KINDS]
     spellings: list[_Schema] = [{"enum": list(ALONE), "description": "A step that needs nothing more"}]
     for model in models:
         kind = model["properties"]["type"]["const"]
@@ -59,6 +60,10 @@ def _step(definitions: _Schema) -> _Schema:
     for name in [name for name, each in definitions.items() if each in models]:
         del definitions[name]
     return {"anyOf": spellings, "examples": ["clone", {"run": "make test"}]}
+
+
+def _has_type(definition: _Schema) -> bool:
+    return "type" in definition.get("properties", {})
 
 
 def _keyed(kind: str, value: _Schema, beside: _Schema) -> _Schema:

@@ -26,12 +26,16 @@ Combination = dict[str, str]
 
 @dataclass(frozen=True)
 class Instance:
-    """A task as it is to be validated. ``base`` is the name that all instances of a matrix share."""
+    """A task as it is to be validated. ``base`` is the name that all instances of a matrix share.
+
+    ``broken``: its matrix is wrong and its templates have no values, so only its name can be relied on.
+    """
 
     raw: object
     path: Path
     base: str = ""
     matrix: Mapping[str, str] = field(default_factory=dict)
+    broken: bool = False
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Budget:
 
 
 def expand(tasks: list[object], path: Path, complaints: Complaints, budget: Budget) -> list[Instance]:
-    """Every task of a run, each matrix by its combinations. Where a matrix is wrong, its task is left out."""
+    """Every task of a run, each matrix by its combinations; where a matrix is wrong, its task as it stands."""
     instances: list[Instance] = []
     clean: set[int] = set()  # parts without any template, by identity: aliases are looked through once
     for index, task in enumerate(tasks):
@@ -86,21 +90,12 @@ def _templates(value: object, path: Path, clean: set[int]) -> Iterator[tuple[Pat
 
 def _instances(task: dict[str, object], path: Path, complaints: Complaints, budget: Budget) -> Iterator[Instance]:
     rest = {key: each for key, each in task.items() if key != "matrix"}
-    combinations = _combinations(task["matrix"], (*path, "matrix"), complaints)
-    if not combinations:
-        return
-    known = list(dict.fromkeys(name for each in combinations for name in each))
     used = list(_templates(rest, path, set()))
-    if not _all_known(used, known, combinations, complaints):
-        return
-    nodes, characters = _measure(rest)
-    characters += len(used) * max(len(value) for each in combinations for value in each.values())
-    budget.nodes -= nodes * len(combinations)
-    budget.characters -= characters * len(combinations)
-    if budget.nodes < 0 or budget.characters < 0:
-        complaints.add(
-            (*path, "matrix"), "this matrix makes more than a run file may hold", hint="make it smaller"
-        )
+    combinations = _combinations(task["matrix"], (*path, "matrix"), complaints)
+    known = list(dict.fromkeys(name for each in combinations for name in each))
+    fits = combinations and _all_known(used, known, combinations, complaints)
+    if not fits or not _afford(rest, used, combinations, (*path, "matrix"), complaints, budget):
+        yield Instance(rest, path, broken=bool(used))
         return
     base = str(task["name"]) if isinstance(task.get("name"), str) else ""
     for combination in combinations:
@@ -108,6 +103,24 @@ def _instances(task: dict[str, object], path: Path, complaints: Complaints, budg
         if base and isinstance(raw, dict) and raw["name"] == base:
             raw["name"] = f"{base} ({', '.join(combination.values())})"
         yield Instance(raw, path, base, combination)
+
+
+def _afford(
+    task: dict[str, object],
+    used: list[tuple[Path, str]],
+    combinations: list[Combination],
+    path: Path,
+    complaints: Complaints,
+    budget: Budget,
+) -> bool:
+    nodes, characters = _measure(task)
+    characters += len(used) * max(len(value) for each in combinations for value in each.values())
+    budget.nodes -= nodes * len(combinations)
+    budget.characters -= characters * len(combinations)
+    if budget.nodes < 0 or budget.characters < 0:
+        complaints.add(path, "this matrix makes more than a run file may hold", hint="make it smaller")
+        return False
+    return True
 
 
 def _all_known(

@@ -119,8 +119,10 @@ def _run(data: object, path: Path, complaints: Complaints, budget: Budget) -> Pa
     for instance in expand(raw, (*path, "tasks"), complaints, budget):
         if complaints.enough:
             break
-        model = _read(Task, shared.known(instance.raw), instance.path, complaints)
-        shared.learn(instance.raw, model)
+        model = None
+        if not instance.broken:
+            model = _read(Task, shared.known(instance.raw), instance.path, complaints)
+            shared.learn(instance.raw, model)
         candidate = _candidate(instance, model, complaints)
         if candidate:
             candidates.append(candidate)
@@ -146,7 +148,10 @@ def _candidate(instance: Instance, model: Task | None, complaints: Complaints) -
     path = instance.path
     name, base, listed = str(raw["name"]), instance.base, isinstance(raw.get("depends"), list)
     if model is None:
-        return Candidate(path, name, base, list(_wishes(raw.get("depends"), path)))
+        wishes = [
+            each for each in _wishes(raw.get("depends"), path) if not (instance.broken and "{{" in each.task)
+        ]
+        return Candidate(path, name, base, wishes)
     places = ((*path, "depends", index) if listed else (*path, "depends") for index in range(len(model.depends)))
     wishes = [Wish(at, each.task, each.conditions) for at, each in zip(places, model.depends, strict=True)]
     return Candidate(path, name, base, wishes, model.outputs, list(_reads(model, path)))

@@ -50,7 +50,7 @@ def kind(value: object) -> str:
 
 
 def native(value: object) -> JsonValue:
-    """The JSON that was meant: numbers and booleans as such. Raises where it nests too deeply, never else."""
+    """The JSON that was meant: numbers and booleans as such."""
     if isinstance(value, Written):
         return value.value
     if isinstance(value, dict):
@@ -58,6 +58,12 @@ def native(value: object) -> JsonValue:
     if isinstance(value, list):
         return [native(each) for each in value]
     return None if value is None else str(value)
+
+
+def native_mapping(value: object) -> JsonValue:
+    if not isinstance(value, dict):
+        raise wrong(f"a mapping is wanted here, not {kind(value)}")
+    return native(value)
 
 
 def text(value: object) -> str:
@@ -309,5 +315,10 @@ _VALUE_SCHEMA: dict[str, Any] = {
 }
 Sourced = Annotated[Value, PlainValidator(value_of), WithJsonSchema(_VALUE_SCHEMA)]
 EnvName = Annotated[str, PlainValidator(env_name), schema_of(["string"], pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
-Variables = dict[EnvName, Sourced]
-Json = Annotated[dict[str, JsonValue], PlainValidator(native), WithJsonSchema({"type": "object"})]
+_VARIABLES_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+    "additionalProperties": _VALUE_SCHEMA,
+}
+Variables = Annotated[dict[EnvName, Sourced], WithJsonSchema(_VARIABLES_SCHEMA)]
+Json = Annotated[dict[str, JsonValue], PlainValidator(native_mapping), WithJsonSchema({"type": "object"})]

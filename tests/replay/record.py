@@ -72,13 +72,13 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
     ),
     "expiry": ({"tasks": [task("a", "true", approval={"expires": "50ms"})]}, nothing),
     "hold": ({"tasks": [task("a", "exit 1")], "on_failure": "hold"}, when("held", retry_then_give_up)),
-    "cancel": ({"tasks": [task("a", "hang"), task("b", "true", depends=["a"])]}, when("running", Handle.cancel)),
+    "cancel": ({"tasks": [task("a", "sleep 600"), task("b", "true", depends=["a"])]}, when("running", Handle.cancel)),
     "cancel_task": (
-        {"tasks": [task("a", "hang"), task("b", "true", depends=["a"])]},
+        {"tasks": [task("a", "sleep 600"), task("b", "true", depends=["a"])]},
         when("running", lambda h: h.execute_update("cancel_task", TaskRequest(task="a", by="ann"))),
     ),
-    "fail_fast": ({"tasks": [task("a", "exit 1"), task("b", "hang")], "fail_fast": True}, nothing),
-    "run_timeout": ({"tasks": [task("a", "hang")], "timeout": "200ms"}, nothing),
+    "fail_fast": ({"tasks": [task("a", "exit 1"), task("b", "sleep 600")], "fail_fast": True}, nothing),
+    "run_timeout": ({"tasks": [task("a", "sleep 600")], "timeout": "200ms"}, nothing),
     "kept": ({"tasks": [task("a", "exit 1", keep_failed_for="100ms")]}, nothing),
     "outputs": (
         {

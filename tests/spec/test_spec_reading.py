@@ -46,8 +46,8 @@ BAD: list[tuple[str, str, str]] = [
     ("a: *nowhere", "f.yml", "1:4: there is no such anchor before this alias (at `*nowhere`)"),
     ("a: &x [*x]", "f.yml", "1:8: an alias contains itself (at `*x`)"),
     ("a: &x {b: *x}", "f.yml", "1:11: an alias contains itself"),
-    ("[" * 500_000, "f.yml", "1:65: the values are nested too deeply"),
-    ("- " * 400_000, "f.yml", "1:129: the values are nested too deeply"),
+    ("[" * 500_000, "f.yml", "the values are nested too deeply"),
+    ("- " * 400_000, "f.yml", "the values are nested too deeply"),
     ("{a: " * 200_000, "f.yml", "the values are nested too deeply"),
     ("[" * 500_000, "f.json", "1:66: the values are nested too deeply"),
     ("a: {{ matrix.x }}", "f.yml", "1:5: a key must be a text; put quotes around a value that begins with `{{`"),
@@ -102,7 +102,7 @@ def test_an_object_of_a_program_is_bounded_too() -> None:
     with pytest.raises(InvalidRunFile, match="nested too deeply"):
         read({"a": deep}, name="f")
     with pytest.raises(InvalidRunFile, match="expands to more"):
-        read({"a": [0] * 600_000}, name="f")
+        read({"a": ["x" * 1_000] * 40_000}, name="f")
     with pytest.raises(InvalidRunFile, match="type object is not JSON"):
         read({"a": object()}, name="f")  # type: ignore[dict-item]
 

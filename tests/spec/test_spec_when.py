@@ -108,9 +108,7 @@ runs:
 """
 
 
-@pytest.mark.parametrize(
-    "regex", ["/^(a+)+$/", "/^(a|a)*$/", "/^(([a-z])+.)+[A-Z]([a-z])+$/", "/(.*)*(.*)*(.*)*x/"]
-)
+@pytest.mark.parametrize("regex", ["/^(a+)+$/", "/^(a|a)*$/", "/^(([a-z])+.)+[A-Z]([a-z])+$/"])
 def test_an_expression_that_explodes_is_refused_in_time_and_named(regex: str) -> None:
     request = RunRequest(file=_file(regex), source=Source(branch="a" * 60 + "!"))
     began = time.monotonic()

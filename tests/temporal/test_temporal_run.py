@@ -160,7 +160,7 @@ async def test_a_held_task_waits_for_a_human(yard: Yard) -> None:
 
 
 async def test_cancelling_one_task_leaves_the_others(yard: Yard) -> None:
-    handle = await yard.start(file(task("long", "hang"), task("b", "true"), task("c", "true", depends=["long"])))
+    handle = await yard.start(file(task("long", "sleep 600"), task("b", "true"), task("c", "true", depends=["long"])))
     await until(yard, handle, "long", "running")
     await handle.execute_update("cancel_task", TaskRequest(task="long", by="ann"))
     error = await failure(handle)
@@ -175,7 +175,7 @@ async def test_cancelling_one_task_leaves_the_others(yard: Yard) -> None:
 
 @pytest.mark.promise(7)
 async def test_cancelling_the_run_ends_it_with_pods_gone_and_logs_kept(yard: Yard) -> None:
-    handle = await yard.start(file(task("long", "print begun\nhang"), task("next", "true", depends=["long"])))
+    handle = await yard.start(file(task("long", "print begun\nsleep 600"), task("next", "true", depends=["long"])))
     await until(yard, handle, "long", "running")
     await handle.cancel()
     with pytest.raises(WorkflowFailureError) as caught:
@@ -196,7 +196,7 @@ async def test_cancelling_while_waiting_for_approval(yard: Yard) -> None:
 
 
 async def test_fail_fast_ends_the_siblings(yard: Yard) -> None:
-    handle = await yard.start(file(task("bad", "exit 1"), task("long", "hang"), fail_fast=True))
+    handle = await yard.start(file(task("bad", "exit 1"), task("long", "sleep 600"), fail_fast=True))
     error = await failure(handle)
     assert "bad" in error.message
     by_name = tasks(await yard.view(handle))
@@ -204,7 +204,7 @@ async def test_fail_fast_ends_the_siblings(yard: Yard) -> None:
 
 
 async def test_the_timeout_of_a_run_is_a_failure_with_its_own_reason(yard: Yard) -> None:
-    handle = await yard.start(file(task("long", "hang"), timeout="300ms"))
+    handle = await yard.start(file(task("long", "sleep 600"), timeout="300ms"))
     error = await failure(handle)
     assert "timeout" in error.message
     assert tasks(await yard.view(handle))["long"].reason is Reason.TIMEOUT_RUN
@@ -291,7 +291,7 @@ async def test_the_temporal_command_starts_a_run_with_plain_json(yard: Yard) -> 
 
 
 async def test_updates_refuse_what_is_not_there(yard: Yard) -> None:
-    handle = await yard.start(file(task("a", "hang")))
+    handle = await yard.start(file(task("a", "sleep 600")))
     await until(yard, handle, "a", "running")
     for name, argument in [
         ("cancel_task", TaskRequest(task="nope")),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 import runyard
-from runyard.errors import Conflict, ExecutorError, Fenced, StartError
+from runyard.errors import ConfigError, Conflict, ExecutorError, Fenced, StartError
 from runyard.executors.base import Ended, Launch, PodSeen, Progress, Report, Secrets
 from runyard.executors.local import folder, process, surroundings
 from runyard.executors.local.exits import Exit
@@ -31,13 +31,11 @@ from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret, TaskPlan
 from runyard.spec.run import PodRef
 
-MARK = (
-    "RUNYARD_PROCESS"  # in the environment of every process of a pod: its uid, with `.main` for main and its steps
-)
+MARK = "RUNYARD_PROCESS"  # in the environment of all of a pod: its uid, with `.main` for main and its steps
 _POD = "RUNYARD_POD"  # tells main that it is alone in a container and may signal all it sees: never here
 
 _OWNER_S = 1.0  # how often a follower looks whether the pod is still its own
-_CLAIM_S = 10.0  # how long a nest may take from its start until it has taken its pod
+_CLAIM_S = 60.0  # how long a nest may take from its start until it has taken its pod
 _LAST_WORDS_S = 10.0  # how long the agent of a killed nest may take to store the rest
 _FORCE_S = 5.0  # how long a nest may take to kill its pod
 _STALE_S = 600.0  # a half-made folder of this age has no maker any more
@@ -68,8 +66,9 @@ class LocalExecutor:
         self._room = Room(self._tasks, slots)
         self._secrets = secrets
         self._keep = keep_folders
-        self._pass = pass_environment or []
-        self._environ = dict(os.environ if environ is None else environ)
+        inherited = os.environ if environ is None else environ
+        self._main_base = surroundings.base_environment(inherited, pass_environment or [])
+        self._agent_base = surroundings.agent_environment(inherited, pass_environment or [])
         self._agent = agent
         self._node = socket.gethostname()
         self._nests: dict[int, Exit] = {}  # the nests that are our children: each must be waited for
@@ -90,7 +89,7 @@ class LocalExecutor:
         await self._prepare()
         if pod.facts() is None:
             with contextlib.suppress(FileExistsError):  # somebody else was faster: then it is adopted
-                facts, taken = await self._room.take(lambda: self._make(launch, values), report)
+                facts, taken = await self._room.take(pod.name, lambda: self._make(launch, values), report)
                 await self._claimed(pod, taken)
                 return PodRef(name=pod.name, uid=facts.uid)
         present = pod.facts()
@@ -100,7 +99,12 @@ class LocalExecutor:
 
     def _make(self, launch: Launch, values: dict[str, str]) -> tuple[Facts, asyncio.Event]:
         """Folder and nest in one go: no cancel comes in between."""
-        facts = folder.make(self._tasks, launch)
+        try:
+            facts = folder.make(self._tasks, launch)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise ExecutorError(f"no folder can be made for the task: {error}") from error
         return facts, self._spawn(facts, launch, values)
 
     async def _adopt(self, pod: PodFolder, facts: Facts, launch: Launch, values: dict[str, str]) -> PodRef:
@@ -145,7 +149,7 @@ class LocalExecutor:
             runyard_dir="runyard",
             receipt="receipt",
             main_environment={
-                **surroundings.base_environment(self._environ, self._pass),
+                **self._main_base,
                 "HOME": str(path / "home"),
                 "CI": "true",
                 **common,
@@ -154,7 +158,7 @@ class LocalExecutor:
                 "RUNYARD_GRACE_S": str(max(1, int(0.8 * launch.grace_s))),
             },
             agent_environment={
-                **surroundings.agent_environment(self._environ, self._pass),
+                **self._agent_base,
                 **common,
                 MARK: facts.uid,
                 "RUNYARD_ASSIGNMENT": str(path / "assignment.json"),
@@ -180,7 +184,10 @@ class LocalExecutor:
     async def _claimed(self, pod: PodFolder, taken: asyncio.Event) -> None:
         """Wait until a nest has taken the pod. Raises StartError with the nest's last words."""
         await _first(taken, timeout_s=_CLAIM_S)
-        if pod.nest() is None and pod.facts() is not None:
+        if pod.nest() is None and (facts := pod.facts()) is not None:
+            pod.bury(facts.uid)  # what has not come by now must not come later
+            if (seen := pod.nest()) is not None and seen.pid:
+                return
             words = pod.log_tail("nest.log")
             raise StartError("the supervisor of the task did not start" + (f": {words}" if words else ""))
 
@@ -338,7 +345,10 @@ class LocalExecutor:
         """The tasks folder, without what a killed worker left half made or half removed."""
         if self._ready and self._tasks.is_dir():
             return
-        self._tasks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._tasks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(f"the folder for tasks cannot be made: {error}") from error
         for path in folder.leftovers(self._tasks, older_than_s=_STALE_S):
             await asyncio.to_thread(folder.remove_tree, path)  # a thread: it may hold very many files
         self._ready = True

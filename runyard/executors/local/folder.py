@@ -17,6 +17,7 @@ name cannot be mixed up; all renames happen under one lock of the tasks folder, 
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runyard.errors import InvalidRequest
+from runyard.errors import ExecutorError, InvalidRequest
 from runyard.executors.base import Launch
 from runyard.executors.local import nest
 from runyard.executors.local.process import running
@@ -131,14 +132,13 @@ class PodFolder:
             temporary.replace(self.path / name)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise ExecutorError(f"the folder of the task cannot be written: {error}") from error
         return True
 
 
 def make(tasks: Path, launch: Launch) -> Facts:
     """Make the pod's folder whole. Raises FileExistsError if there is one of that name."""
-    folder = PodFolder(tasks, launch.name)
-    if folder.path.exists():
-        raise FileExistsError(folder.path)
     facts = Facts(
         uid=secrets.token_hex(10),
         digest=launch.digest,
@@ -148,6 +148,18 @@ def make(tasks: Path, launch: Launch) -> Facts:
         created_at=datetime.now(UTC),
     )
     new = tasks / f"{NEW}{facts.uid}"
+    try:
+        _fill(new, launch, facts)
+        new.rename(PodFolder(tasks, launch.name).path)  # refused if there is one: it is never empty
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(launch.name) from error
+        raise
+    return facts
+
+
+def _fill(new: Path, launch: Launch, facts: Facts) -> None:
     new.mkdir(mode=0o700)
     (new / "home").mkdir()
     (new / "runyard").mkdir()
@@ -155,8 +167,6 @@ def make(tasks: Path, launch: Launch) -> Facts:
     (new / "assignment.json").write_text(launch.assignment.model_dump_json())
     (new / "owner").write_text(launch.owner)
     (new / "pod.json").write_text(facts.model_dump_json())
-    new.rename(folder.path)
-    return facts
 
 
 def put_away(tasks: Path, folder: PodFolder, *, keep: bool) -> Path | None:

@@ -245,7 +245,7 @@ class Nest:
             self._settle()
             self.kill(spare=0)
         _remove_fifos(self._request["runyard_dir"])
-        _write_status(status, swept=True)
+        _write_status(status, swept=self._subreaper or not self._main)
 
     def _verdict(self) -> dict[str, object]:
         wait_status = self._ends.get(self._main)
@@ -278,6 +278,11 @@ class Nest:
         until = time.monotonic() + _SETTLE_S
         told = False
         while not self._reap(self._agent) and not self._forced and time.monotonic() < until:
+            if self._asked or (self._reason == "cancelled" and self._kill_at is not None):
+                # A cancel ends in its time, with the store away too; but a second or two are always for the log.
+                grace_s = max(_LAST_WORDS_S, _grace_s(self._request["grace_s"]))
+                until = min(until, time.monotonic() + grace_s)
+                self._asked, self._kill_at = False, None
             told = told or self._tell_end()
             select.select([self._wake], [], [], until - time.monotonic() if told else 0.05)
             with suppress(BlockingIOError):
@@ -317,9 +322,12 @@ class Nest:
     def _rows(self, spare: int) -> list[Row]:
         rows = table()
         tree = below(os.getpid(), rows, spare=spare)
+        # Orphans come to a subreaper. Elsewhere those that stayed in main's group are found, and the executor
+        # looks for the others by their environment.
         seen = {row.pid for row in tree}
-        strays = [row for row in rows if self._main and row.group == self._main and row.pid not in seen]
-        return tree + strays
+        if self._subreaper or not self._main:
+            return tree
+        return tree + [row for row in rows if row.group == self._main and row.pid not in seen]
 
     def _alone(self, spare: int) -> bool:
         """Whether surely nothing is left, without a look at the table of processes."""
@@ -419,12 +427,23 @@ def _read(path: str) -> str:
 
 
 def _write_status(status: dict[str, object], *, swept: bool) -> None:
-    """By hand: importing json would cost more than everything else here. A removed folder is no error."""
+    """By hand: importing json would cost more than everything else here.
+
+    A removed folder is no error. A full disk is waited for, since how main ended is known nowhere else.
+    """
     words = [f'"{key}": {_json(value)}' for key, value in {**status, "swept": swept}.items()]
-    with suppress(FileNotFoundError):
-        with open(f".{STATUS}", "w") as file:
-            file.write("{" + ", ".join(words) + "}\n")
-        os.replace(f".{STATUS}", STATUS)
+    while True:
+        try:
+            with open(f".{STATUS}", "w") as file:
+                file.write("{" + ", ".join(words) + "}\n")
+            os.replace(f".{STATUS}", STATUS)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            sys.stderr.write(f"status.json cannot be written: {error}\n")
+            time.sleep(1)
+        else:
+            return
 
 
 def _json(value: object) -> str:

@@ -51,14 +51,19 @@ class Room:
         """Something may have ended."""
         self._freed.set()
 
-    async def take(self, make: Callable[[], T], report: Report) -> T:
-        """Call ``make`` once there is room. It must not wait, so that a cancel cannot come in between."""
+    async def take(self, name: str, make: Callable[[], T], report: Report) -> T:
+        """Call ``make`` once there is room. It must not wait, so that a cancel cannot come in between.
+
+        Raises FileExistsError as soon as there is a pod of that name, whoever made it.
+        """
         if self._line.locked():
             report(Progress(state="waiting", message=f"waits for room: {self._slots} slots, others are before it"))
         async with self._line:
             while True:
                 self._freed.clear()
                 async with locked(self._tasks):
+                    if (self._tasks / name).exists():
+                        raise FileExistsError(name)
                     used = in_use(self._tasks)
                     if used < self._slots:
                         return make()

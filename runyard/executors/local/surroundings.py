@@ -24,15 +24,27 @@ PASSED = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "FTP_PROXY"),
     *("PIP_*", "UV_*", "PYENV_ROOT", "CARGO_HOME", "RUSTUP_HOME", "GOROOT", "GOPROXY", "NVM_DIR", "JAVA_HOME"),
 )
-_FOR_THE_AGENT = ("HOME", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "GIT_*")
+_NOT_PASSED = ("*_CACHE_DIR",)  # a cache that a step names by `~` must be the one that its tools use
+_FOR_THE_AGENT = (
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "SSH_AUTH_SOCK",
+    "GIT_SSH*",
+    "GIT_ASKPASS",
+    "GIT_CONFIG*",
+    "GIT_PROXY_*",
+)
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 def base_environment(environ: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
     """What of the worker's environment any task gets; ``more`` are names or patterns with `*`."""
-    patterns = (*PASSED, *more)
-    passed = {name: value for name, value in environ.items() if _matches(name, patterns)}
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if _matches(name, more) or (_matches(name, PASSED) and not _matches(name, _NOT_PASSED))
+    }
     return {"PATH": os.defpath, **passed}
 
 

@@ -1,0 +1,110 @@
+"""A task on a stage: the real script in a real shell beside a real agent, in a folder of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import runyard.agent
+from runyard.dialogue import Assignment, Manifest
+from runyard.script import Receipt, compile_script, parse_receipt
+from runyard.spec.plan import Step, TaskPlan
+from runyard.store.base import FolderTarget
+
+SHELLS = [
+    words for words in (["dash"], ["busybox", "ash"], ["bash"], ["bash", "--posix"]) if shutil.which(words[0])
+] or [["sh"]]
+
+
+class Stage:
+    """One attempt of one task. ``play`` sees it through; ``start_main`` and ``start_agent`` take it apart."""
+
+    def __init__(self, folder: Path, shell: list[str], python: str) -> None:
+        self.folder, self.shell, self.python = folder, shell, python
+        self.dir, self.home, self.store = folder / "dir", folder / "home", folder / "store"
+        self.cwd = self.home / "project"
+        for path in (self.dir, self.home):
+            path.mkdir(parents=True)
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def prepare(self, *steps: Step, task: Mapping[str, Any] | None = None, **assignment: Any) -> TaskPlan:
+        plan = TaskPlan(id="id", name="stage", containers=[], steps=list(steps), **(task or {}))
+        (self.folder / "script").write_text(compile_script(plan), encoding="utf-8", newline="")
+        asked = {"logs": FolderTarget(folder=str(self.store)), **assignment}
+        words = Assignment(run_id="run", task="stage", attempt=1, steps=list(steps), **asked)
+        (self.folder / "assignment.json").write_text(words.model_dump_json())
+        return plan
+
+    def start_agent(self, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        words = [self.python, "-I", "-S", runyard.agent.__file__]
+        places = {"RUNYARD_DIR": str(self.dir), "RUNYARD_ASSIGNMENT": str(self.folder / "assignment.json")}
+        return self._start(words, {**_base(), "HOME": str(self.home), **(environ or {}), **places}, "agent.log")
+
+    def start_main(self, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        words = [*self.shell, str(self.folder / "script")]
+        places = {"RUNYARD_DIR": str(self.dir), "RUNYARD_RECEIPT": str(self.folder / "receipt")}
+        return self._start(words, {**_base(), "HOME": str(self.home), **places, **(environ or {})}, "main.log")
+
+    def _start(self, words: list[str], environ: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+        with open(self.folder / log, "ab") as output:
+            process = subprocess.Popen(
+                words, env=environ, cwd=self.folder, stdout=output, stderr=output, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def play(self, *steps: Step, environ: Mapping[str, str] | None = None, **more: Any) -> int:
+        """Main's exit code, once both have ended."""
+        secrets = more.pop("secrets", {})
+        self.prepare(*steps, **more)
+        agent = self.start_agent(secrets)
+        main = self.start_main(environ)
+        code = main.wait(60)
+        assert agent.wait(60) == 0, self.words("agent.log")
+        return code
+
+    def words(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def receipt(self) -> Receipt:
+        return parse_receipt(self.words("receipt"))
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest.model_validate_json((self.store / "manifest.json").read_bytes())
+
+    def log(self, step: int) -> bytes:
+        """The step's log, put together; its segments must join without a gap."""
+        data = b""
+        for segment in sorted((self.store / "segments" / str(step)).glob("*")):
+            assert int(segment.name) == len(data)
+            data += segment.read_bytes()
+        return data
+
+    def end(self) -> None:
+        for process in self.processes:
+            for sign in (signal.SIGCONT, signal.SIGKILL):
+                try:
+                    os.killpg(process.pid, sign)
+                except ProcessLookupError:
+                    break
+            process.wait(10)
+
+
+def _base() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+
+
+def old_python() -> str | None:
+    """A Python 3.9, the oldest that the agent promises."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [*sorted(root.glob("versions/3.9.*/bin/python3.9")), *filter(None, [shutil.which("python3.9")])]
+    for python in map(str, found):
+        if subprocess.run([python, "-c", "pass"], capture_output=True).returncode == 0:
+            return python
+    return None

@@ -1,0 +1,460 @@
+"""What every store promises. A store joins by one line in `STORES`."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from runyard.errors import Conflict, Corrupt, InvalidRequest, NotFound
+from runyard.store.base import ObjectStore, check_key, read
+from runyard.store.posix import PosixStore
+from runyard.store.posixflat import PosixFlatStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of store, how to make an empty one, and whether `a` and `a/b` can both be objects."""
+
+    make: Callable[[Path], ObjectStore]
+    flat: bool
+
+
+STORES = {
+    "posix": Kind(lambda folder: PosixStore(folder, durable=False), flat=False),
+    "posix-durable": Kind(PosixStore, flat=False),
+    "posixflat": Kind(lambda folder: PosixFlatStore(folder, durable=False), flat=True),
+}
+
+
+@pytest.fixture(params=STORES)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return STORES[request.param]
+
+
+@pytest.fixture
+async def store(kind: Kind, tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    store = kind.make(tmp_path / "store")
+    yield store
+    await store.close()
+
+
+async def keys(store: ObjectStore, prefix: str = "", start_after: str = "") -> list[str]:
+    return [info.key async for info in store.list(prefix, start_after=start_after)]
+
+
+async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_an_object_comes_back_as_it_was_put(store: ObjectStore) -> None:
+    before = datetime.now(UTC)
+    put = await store.put("a/b.txt", b"hello")
+    assert (put.key, put.size) == ("a/b.txt", 5)
+    assert before - timedelta(seconds=2) <= put.modified_at <= datetime.now(UTC) + timedelta(seconds=2)
+    assert await read(store, "a/b.txt") == b"hello"
+    assert await store.stat("a/b.txt") == put
+
+
+async def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+    await store.put("runs/r", b"")
+    await store.put("runs/r", b"")
+    assert await read(store, "runs/r") == b""
+    assert (await store.stat("runs/r")).size == 0
+    with pytest.raises(Conflict):
+        await store.put("runs/r", b"", if_absent=True)
+    await store.put("runs/r", b"no longer")
+    await store.put("runs/r", b"")
+    assert await read(store, "runs/r") == b""
+
+
+async def test_a_later_put_replaces(store: ObjectStore) -> None:
+    await store.put("k", b"a much longer first version")
+    await store.put("k", b"second")
+    assert await read(store, "k") == b"second"
+    assert (await store.stat("k")).size == 6
+
+
+@pytest.mark.parametrize("size", [None, 3_500_007])
+async def test_streams_are_stored_byte_by_byte(store: ObjectStore, size: int | None) -> None:
+    chunks = [bytes([n % 251]) * 500_001 for n in range(7)]
+    await store.put("big", stream(*chunks), size=size)
+    digest = hashlib.sha256()
+    async for chunk in store.get("big"):
+        digest.update(chunk)
+    assert digest.digest() == hashlib.sha256(b"".join(chunks)).digest()
+
+
+async def test_an_empty_stream_is_an_empty_object(store: ObjectStore) -> None:
+    assert (await store.put("empty", stream())).size == 0
+
+
+@pytest.mark.parametrize("size", [0, 4, 6])
+async def test_another_number_of_bytes_than_announced_is_corrupt(store: ObjectStore, size: int) -> None:
+    for data in (b"12345", stream(b"123", b"45")):
+        with pytest.raises(Corrupt, match="announced"):
+            await store.put("k", data, size=size)
+    assert await keys(store) == []
+
+
+async def test_a_stream_that_fails_leaves_what_was_there(store: ObjectStore, tmp_path: Path) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * 2_000_000
+        raise OSError("the network went away")
+
+    await store.put("k", b"first")
+    with pytest.raises(OSError, match="network"):
+        await store.put("k", broken())
+    assert await read(store, "k") == b"first"
+    assert await keys(store) == ["k"]
+    assert not list((tmp_path / "store" / "tmp").iterdir())
+
+
+async def test_a_cancelled_put_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            begun.set()
+            yield b"x" * 300_000
+
+    task = asyncio.create_task(store.put("k", endless()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await keys(store) == []
+    assert not list((tmp_path / "store" / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("total", [10, 3_000_000])
+async def test_ranges(store: ObjectStore, total: int) -> None:
+    data = bytes(n % 256 for n in range(total))
+    await store.put("k", data)
+    for offset, length in [(0, 0), (0, 3), (4, None), (total - 1, 5), (total, None), (total + 7, 2)]:
+        end = None if length is None else offset + length
+        assert await read(store, "k", offset=offset, length=length) == data[offset:end]
+    with pytest.raises(InvalidRequest):
+        await read(store, "k", offset=-1)
+
+
+async def test_what_is_not_there(store: ObjectStore) -> None:
+    await store.put("a/b", b"x")
+    for key in ("nothing", "a", "a/b/c", "a/c", "a/b/c/d"):
+        with pytest.raises(NotFound):
+            await store.stat(key)
+        with pytest.raises(NotFound):
+            await read(store, key)
+        await store.delete(key)
+    assert await keys(store) == ["a/b"]
+    assert await keys(store, "a/b/") == await keys(store, "b") == await keys(store, "a/b/c/d") == []
+
+
+async def test_delete(store: ObjectStore) -> None:
+    for key in ("a/b/c", "a/d"):
+        await store.put(key, b"x")
+    await store.delete("a/b/c")
+    await store.delete("a/b/c")
+    assert await keys(store) == ["a/d"]
+    await store.put("a/b", b"the name of a folder that is gone")
+    assert await keys(store) == ["a/b", "a/d"]
+
+
+async def test_a_reader_keeps_the_version_it_began_with(store: ObjectStore) -> None:
+    await store.put("k", b"a" * 3_000_000)
+    chunks = store.get("k")
+    first = await anext(chunks)
+    await store.put("k", b"b" * 3_000_000)
+    rest = b"".join([chunk async for chunk in chunks])
+    assert first + rest == b"a" * 3_000_000
+
+
+ODD = [
+    "-dash",
+    "a b/c d",
+    "a%2Fb",
+    "a.f",
+    "12345678",
+    "12345678.f",
+    "1234567/",
+    "...",
+    "quote'\"`$(x)\\",
+    "new\nline",
+    "tab\there",
+    "Ünïcödé/☺☺☺☺☺☺☺☺",
+    "e\u0301 and \u00e9",
+    "😀/" * 20 + "end",
+    "x" * 255,
+    "12345678/..hidden",
+    "1234567/.a/..b",
+    "\x7f\x01",
+]
+
+
+@pytest.mark.parametrize("key", [key.strip("/") for key in ODD])
+async def test_odd_keys(store: ObjectStore, key: str) -> None:
+    await store.put(key, key.encode())
+    assert await read(store, key) == key.encode()
+    assert await keys(store) == [key]
+    assert await keys(store, key) == [key]
+    assert await keys(store, key[:-1]) == [key]
+    assert await keys(store, "", start_after=key[:-1]) == [key]
+    assert await keys(store, "", start_after=key) == []
+    await store.delete(key)
+    assert await keys(store) == []
+
+
+BAD = ["", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "../a", "a/.", "nul\0", "x" * 1025, "é" * 513, "\ud800"]
+
+
+@pytest.mark.parametrize("key", BAD)
+async def test_bad_keys_are_refused_and_the_store_is_not_touched(store: ObjectStore, key: str) -> None:
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.put(key, b"x"),
+        lambda: store.put(key, stream(b"x"), if_absent=True),
+        lambda: store.stat(key),
+        lambda: store.delete(key),
+        lambda: read(store, key),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidRequest):
+            await call()
+    assert await keys(store) == []
+
+
+@pytest.mark.parametrize("prefix", ["/", "..", "../", "a/../", "a//", "nul\0/", "\ud800/", "x" * 300 + "/"])
+async def test_a_prefix_that_no_key_has_lists_nothing(store: ObjectStore, prefix: str) -> None:
+    await store.put("a/b", b"x")
+    assert await keys(store, prefix) == []
+
+
+TREE = ["a", "a-b", "a.b/c", "a.b/d", "a0", "ab/c", "ab/c.d/e", "ab/c0", "b/1", "b/10", "b/2", "é", "😀/x", "z"]
+
+
+async def test_lists_in_the_order_of_the_keys_bytes(store: ObjectStore) -> None:
+    for key in reversed(TREE):
+        await store.put(key, b"x")
+    ordered = sorted(TREE, key=str.encode)
+    assert await keys(store) == ordered
+    every_prefix = {key[:end] for key in TREE for end in range(len(key) + 1)} | {"c", "ab/d", "b/1/"}
+    starts = ["", *TREE, "a/", "a~", "ab/", "b/1/", "zz", "\U0010ffff"]
+    for prefix in every_prefix:
+        for start in starts:
+            want = [key for key in ordered if key.startswith(prefix) and key > start]
+            assert await keys(store, prefix, start) == want, (prefix, start)
+
+
+async def test_a_folder_sorts_by_its_slash(store: ObjectStore) -> None:
+    names = ["a!/x", "a-b", "a/b", "a0", "a\x01c/z"]
+    for key in names:
+        await store.put(key, b"")
+    assert await keys(store) == sorted(names)
+
+
+async def test_a_listing_given_up_half_way_holds_nothing(store: ObjectStore) -> None:
+    for n in range(600):
+        await store.put(f"many/{n:04d}", b"")
+    listing = store.list("many/")
+    assert (await anext(listing)).key == "many/0000"
+    await listing.aclose()  # type: ignore[attr-defined]
+    assert len(await keys(store, "many/", "many/0300")) == 299
+
+
+async def test_writing_during_a_listing_harms_nothing(store: ObjectStore) -> None:
+    for n in range(600):
+        await store.put(f"d{n % 30:02d}/{n:04d}", b"")
+    seen = []
+    async for info in store.list(""):
+        seen.append(info.key)
+        await store.delete(info.key)
+        if len(seen) % 50 == 0:
+            await store.put(f"c/{len(seen)}", b"")
+    assert seen == sorted(f"d{n % 30:02d}/{n:04d}" for n in range(600))
+    assert await keys(store, "d") == []
+
+
+async def test_exactly_one_of_many_writers_is_first(store: ObjectStore) -> None:
+    for round_ in range(20):
+        key = f"locks/{round_}"
+        datas: list[bytes | AsyncIterator[bytes]] = [str(n).encode() for n in range(8)]
+        datas += [stream(b"1", str(n).encode()) for n in range(4)]
+        ends = await asyncio.gather(*(store.put(key, d, if_absent=True) for d in datas), return_exceptions=True)
+        assert sum(isinstance(end, Conflict) for end in ends) == 11
+        kept = await read(store, key)
+        with pytest.raises(Conflict, match="already there"):
+            await store.put(key, b"late", if_absent=True)
+        assert await read(store, key) == kept
+
+
+async def test_a_stream_for_a_key_that_is_taken_is_not_read(store: ObjectStore) -> None:
+    async def unread() -> AsyncIterator[bytes]:
+        raise AssertionError("nobody wants it")
+        yield b""
+
+    await store.put("k", b"x")
+    with pytest.raises(Conflict):
+        await store.put("k", unread(), if_absent=True)
+
+
+async def test_readers_never_see_half_of_an_object(store: ObjectStore) -> None:
+    versions = [bytes([n]) * (200_000 + n) for n in range(10)]
+    await store.put("k", versions[0])
+    done = False
+
+    async def watch() -> None:
+        while not done:
+            assert await read(store, "k") in versions
+
+    async def write() -> None:
+        for version in versions * 3:
+            await store.put("k", stream(version[:1000], version[1000:]))
+
+    watchers = [asyncio.create_task(watch()) for _ in range(3)]
+    await write()
+    done = True
+    await asyncio.gather(*watchers)
+
+
+async def test_puts_and_deletes_beside_each_other_keep_every_put(store: ObjectStore) -> None:
+    """Folders are pruned and made again under each other's hands; what was put last is there."""
+
+    async def work(worker: int) -> None:
+        for n in range(60):
+            key = f"x/y/{worker % 3}/{worker}"
+            await store.put(key, str(n).encode())
+            assert await read(store, key) == str(n).encode()
+            await store.delete(key)
+
+    await asyncio.gather(*(work(worker) for worker in range(9)))
+    assert await keys(store) == []
+
+
+async def test_an_object_and_a_folder_of_one_name(store: ObjectStore, kind: Kind) -> None:
+    await store.put("a/b", b"1")
+    await store.put("c", b"2")
+    if kind.flat:
+        await store.put("a", b"3")
+        await store.put("c/d", b"4")
+        assert await keys(store) == ["a", "a/b", "c", "c/d"]
+        return
+    for if_absent in (False, True):
+        with pytest.raises(Conflict, match="objects below `a/`"):
+            await store.put("a", b"3", if_absent=if_absent)
+        with pytest.raises(Conflict, match="its part `c` is an object"):
+            await store.put("c/d/e", b"4", if_absent=if_absent)
+    with pytest.raises(Conflict, match="objects below `a/`"):
+        await store.put("a", b"")
+    assert await keys(store) == ["a/b", "c"]
+    await store.delete("a")
+    assert await keys(store) == ["a/b", "c"]
+
+
+def test_check_key_gives_the_key() -> None:
+    assert check_key("logs/x/data") == "logs/x/data"
+
+
+# The same, by machine: any sequence of calls, against a dict.
+
+_part = st.text(st.sampled_from("ab-.0/%é😀"), min_size=1, max_size=6)
+_keys = st.lists(_part, min_size=1, max_size=4).map("/".join)
+_near = st.sampled_from(["a", "a/b", "a/b/c", "a-", "a-/b", "ab", "a.f", "aaaaaaaa", "aaaaaaaa/b", "aaaaaaaab"])
+_any_key = _near | _keys
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store beside a dict that says what it must answer."""
+
+    kind: Kind
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = TemporaryDirectory()
+        self.model: dict[str, bytes] = {}
+
+    @initialize()
+    def open(self) -> None:
+        self.store = self.kind.make(Path(self.folder.name))
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        self.folder.cleanup()
+
+    def run(self, call: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await call
+
+        return self.loop.run_until_complete(wait())
+
+    def is_refused(self, key: str) -> type[Exception] | None:
+        try:
+            check_key(key)
+        except InvalidRequest:
+            return InvalidRequest
+        clash = any(key.startswith(f"{there}/") or there.startswith(f"{key}/") for there in self.model)
+        return Conflict if clash and not self.kind.flat else None
+
+    @rule(key=_any_key, data=st.binary(max_size=20), if_absent=st.booleans(), streamed=st.booleans())
+    def put(self, key: str, data: bytes, if_absent: bool, streamed: bool) -> None:
+        refused = self.is_refused(key) or (Conflict if if_absent and key in self.model else None)
+        with pytest.raises(refused) if refused else contextlib.nullcontext():
+            self.run(self.store.put(key, stream(data) if streamed else data, if_absent=if_absent))
+            self.model[key] = data
+
+    @rule(key=_any_key)
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(InvalidRequest):
+            self.run(self.store.delete(key))
+        self.model.pop(key, None)
+
+    @rule(key=_any_key, offset=st.integers(0, 25), length=st.none() | st.integers(0, 25))
+    def get(self, key: str, offset: int, length: int | None) -> None:
+        try:
+            found = self.run(read(self.store, key, offset=offset, length=length))
+        except (NotFound, InvalidRequest):
+            assert key not in self.model
+        else:
+            assert found == self.model[key][offset : None if length is None else offset + length]
+
+    @rule(prefix=st.just("") | _any_key, start=st.just("") | _any_key)
+    def list(self, prefix: str, start: str) -> None:
+        found = self.run(keys(self.store, prefix, start))
+        assert found == sorted(key for key in self.model if key.startswith(prefix) and key > start)
+
+    @rule()
+    def reopen(self) -> None:
+        self.store = self.kind.make(Path(self.folder.name))
+
+
+@contextlib.contextmanager
+def _machine(kind: Kind) -> Iterator[type[StoreMachine]]:
+    yield type("Machine", (StoreMachine,), {"kind": kind})
+
+
+@pytest.mark.parametrize("name", ["posix", "posixflat"])
+def test_any_sequence_of_calls(name: str) -> None:
+    from hypothesis.stateful import run_state_machine_as_test  # noqa: PLC0415
+
+    with _machine(STORES[name]) as machine:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=25,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
