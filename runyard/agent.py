@@ -720,9 +720,10 @@ def read_outputs(path: str, cap: int, mask: Callable[[str], str]) -> tuple[dict[
         return {}, []
     except OSError as error:
         return {}, [f"the outputs cannot be read: {error.strerror}"]
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return {}, ["the outputs cannot be read: not a regular file"]
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return {}, ["the outputs cannot be read: not a regular file"]
         text = file.read(4 * cap + 65536).decode("utf-8", "replace")
         notes = [f"outputs are read up to {4 * cap + 65536} bytes"] if file.read(1) else []
     outputs: dict[str, str] = {}
@@ -1799,7 +1800,7 @@ def save_to_workspace(work: Work, step: Step) -> None:
         target.keep(path, name)
     finally:
         remove(path)
-    target.put(f"{work.step}.json", json.dumps({"file": name, **facts}).encode(), sync=True)
+    target.put(f"{work.step}.json", json.dumps({"step": work.step, "file": name, **facts}).encode(), sync=True)
     work.agent.archives.append({"step": work.step, "file": name, **facts})
     work.say(f"saved {facts['files']} entries in {facts['size']} bytes")
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -72,10 +72,12 @@ async def embedded_server(
     ui_port: int | None = None,
     headless: bool = False,
     ephemeral: bool = False,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> AsyncIterator[EmbeddedServer]:
     """Start a server and end it again. A port of None is the usual one where it is free, else any.
 
-    With ``ephemeral`` its state is in memory and the folder is not used. Raises Conflict when another `dev`
+    With ``ephemeral`` its state is in memory and the folder is not used. ``meanwhile`` is called while the server
+    starts, for what takes time too, such as imports. Raises Conflict when another `dev`
     uses the folder or a fixed port is taken, ConfigError when the program or the folder cannot be used,
     ServerUnavailable when the server ends or does not answer within a minute.
     """
@@ -87,6 +89,7 @@ async def embedded_server(
             ports = _choose_ports(port, ui_port, headless=headless)
             process = await _spawn(_command(folder, ports, ephemeral=ephemeral), lock, log, ephemeral=ephemeral)
             stack.push_async_callback(_stop, process)
+            meanwhile()
             try:
                 client = await _wait_until_ready(process, ports, log)
                 break

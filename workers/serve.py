@@ -7,7 +7,6 @@ its own, so that a cluster, an architecture or a pool of GPUs is a queue.
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
 
 from runyard.executors.open import open_executor
 from runyard.store.open import open_store
@@ -82,8 +81,6 @@ def build_workers(
                 task_queue=executor_queue(executor.name),
                 activities=[tasks.schedule_task, tasks.fetch_task, tasks.delete_task],
                 max_concurrent_activities=LONG_TASKS,
-                # a cancel is heard with a heartbeat, where the server cannot send it by itself
-                max_heartbeat_throttle_interval=timedelta(seconds=2),
             )
         )
     return workers

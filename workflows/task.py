@@ -36,7 +36,7 @@ INFRASTRUCTURE: Final = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
 )
 FOR_EVER: Final = timedelta(days=3650)
-HEARTBEAT: Final = timedelta(seconds=15)
+HEARTBEAT: Final = timedelta(seconds=5)
 FREE_RESTARTS: Final = 5
 USERS_OWN: Final = frozenset(
     {Reason.EXIT_CODE, Reason.SIGNAL, Reason.OOM_KILLED, Reason.TIMEOUT_RUN, Reason.TIMEOUT_STEP}

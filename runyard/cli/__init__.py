@@ -8,12 +8,13 @@ that is being torn down (seen on 3.11), and by then all is flushed and closed.
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 
 def main() -> NoReturn:
     """What the shell calls."""
-    code = run(sys.argv[1:])
+    code = call(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -24,7 +25,7 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
+def call(arguments: Sequence[str]) -> int:
     """Carry out a command line and give its exit code; every error is said on stderr."""
     import click
 
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether errors are for a program too: known before the command line is understood."""
     words = list(arguments)
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = pairwise([*words, ""])
     return any(
         word in ("-ojson", "-o=json", "--output=json") or (word in ("-o", "--output") and after == "json")
         for word, after in pairs

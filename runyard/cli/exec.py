@@ -134,8 +134,8 @@ async def _yard(work: _Work) -> AsyncIterator["Runyard"]:
 
     settings = work.settings
     quiet()
-    async with embedded_server(settings.state, headless=work.headless, ephemeral=True) as server:
-        # imported while the server answers already: it is the larger part of our own start
+    starting = embedded_server(settings.state, headless=work.headless, ephemeral=True, meanwhile=_import_all)
+    async with starting as server:
         from runyard.client import Runyard
         from workers.serve import serve
 
@@ -151,6 +151,11 @@ async def _yard(work: _Work) -> AsyncIterator["Runyard"]:
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving
+
+
+def _import_all() -> None:
+    """The larger part of our own start, done while the server starts."""
+    import workers.serve  # noqa: F401
 
 
 async def _until_ready(serving: "asyncio.Task[None]", ready: asyncio.Event) -> None:

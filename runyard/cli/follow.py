@@ -118,7 +118,7 @@ async def _draw(run: "Run", console: Console, origin: str, notice: Callable[[], 
                 notice="" if end else notice(),
             )
             screen.vertical_overflow = "visible" if end else "crop"
-            screen.update(_rich(render.tree(view, frame)), refresh=True)
+            screen.update(_rich(render.tree(view, frame), color=console.color), refresh=True)
 
         ticking = asyncio.create_task(_tick(latest, draw))
         try:
@@ -144,10 +144,11 @@ async def _tick(latest: list[RunView], draw: Callable[[RunView], None]) -> None:
             draw(latest[0])
 
 
-def _rich(lines: list[Line]) -> "Text":
+def _rich(lines: list[Line], *, color: bool) -> "Text":
     from rich.text import Text
 
-    pieces = [(span.text, _RICH.get(span.style, "")) for line in lines for span in (*line, Span("\n"))]
+    styles = _RICH if color else {}  # NO_COLOR means no bold and no dim either
+    pieces = [(span.text, styles.get(span.style, "")) for line in lines for span in (*line, Span("\n"))]
     return Text.assemble(*pieces[:-1], no_wrap=True, overflow="crop")
 
 

@@ -1,6 +1,7 @@
 """`lint` and `schema`: what a run file should be, without any server."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -35,7 +36,7 @@ def _lint(file: Path | None) -> tuple[str, list[Problem]]:
     name = str(file) if file else ""
     try:
         if name == "-":
-            name, text = "stdin", decode(click.get_binary_stream("stdin").read(), name="stdin")
+            name, text = "stdin", decode(sys.stdin.buffer.read(), name="stdin")
             return name, problems_of(text, name=name)
         if file is None:
             from runyard.cli.files import find_file

@@ -5,7 +5,7 @@ wrong name in its `depends`. agola also refuses a task that depends on X and on 
 on X; it is harmless and people write it, so it is accepted here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -215,7 +215,7 @@ def _ancestors(order: list[str], depends: Depends, bit: Mapping[str, int]) -> di
     return above
 
 
-def closure(wanted: Sequence[str], depends: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+def closure(wanted: Iterable[str], depends: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
     """The wanted tasks and all that they need."""
     seen: set[str] = set()
     rest = list(wanted)

@@ -67,6 +67,7 @@ def graph_task(task: TaskPlan, at: tuple[int, int]) -> GraphTask:
         retry=task.retry if task.retry.limit or task.retry.infra else None,
         image=task.containers[0].image if task.containers else "",
         outputs_of=outputs_of(task),
+        queue_s=task.timeouts.queue_s,
         keep_failed_for_s=task.keep_failed_for_s,
         at=at,
     )

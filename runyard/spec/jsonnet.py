@@ -7,6 +7,7 @@ lines; its problems are named by path.
 
 import importlib.util
 import json
+import re
 
 from pydantic import JsonValue
 
@@ -50,20 +51,17 @@ def evaluate(text: str, *, ctx: dict[str, JsonValue], grower: Grower) -> object:
     if done.exhausted:
         raise grower.give_up(f"the Jsonnet program needs more than {_CPU_S} s or {_MEMORY_BYTES >> 20} MiB")
     if not done.ok:
-        raise grower.give_up(f"Jsonnet: {_first_words(done.error)}", *_place(done.error, grower.name))
+        raise grower.give_up(f"Jsonnet: {_first_words(done.error, grower.name)}", *_place(done.error, grower.name))
     result: object = json.loads(done.output)
     return result
 
 
-def _first_words(error: str) -> str:
-    lines = error.strip().splitlines() or ["it failed without a word"]
-    return lines[0].removeprefix("RUNTIME ERROR: ").removeprefix("STATIC ERROR: ")
+def _first_words(error: str, name: str) -> str:
+    line = (error.strip().splitlines() or ["it failed without a word"])[0]
+    return re.sub(rf"^(RUNTIME|STATIC) ERROR: ({re.escape(name)}:[-0-9:()]+ )?", "", line)
 
 
 def _place(error: str, name: str) -> tuple[int, int]:
     """Line and column of the first `name:LINE:COLUMN` in the library's message."""
-    _, found, rest = error.partition(f"{name}:")
-    numbers = rest.replace("-", ":").split(":")[:2] if found else []
-    if len(numbers) == 2 and numbers[0].isdigit() and numbers[1].split()[0].isdigit():
-        return int(numbers[0]), int(numbers[1].split()[0])
-    return 0, 0
+    found = re.search(rf"{re.escape(name)}:\(?([0-9]+):([0-9]+)", error)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

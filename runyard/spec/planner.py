@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runyard.spec import plan, policies, runtime, steps
-from runyard.spec.check import topological
+from runyard.spec.check import closure, topological
 from runyard.spec.file import Level
 from runyard.spec.parse import ParsedFile, ParsedRun, ParsedTask
 from runyard.spec.plan import RunPlan, TaskPlan
@@ -63,9 +63,17 @@ class Planner:
         overrides = self._overrides()
         run_matches = self.matcher.matches(self.run.head.when)
         levels: dict[str, int] = {}
+        saving: dict[str, str] = {}  # tasks that save to the workspace, with their ids
         for name in topological(depends):
             levels[name] = 1 + max((levels[parent] for parent in depends[name]), default=-1)
-            yield self._task_plan(chosen[name], levels[name], overrides, run_matches)
+            task = self._task_plan(chosen[name], levels[name], overrides, run_matches)
+            if _has(task, "save_to_workspace"):
+                saving[name] = task.id
+            if _has(task, "restore_workspace"):
+                ancestors = saving.keys() & set(closure(depends[name], depends))
+                layers = sorted(ancestors, key=lambda each: (levels[each], each))
+                task = task.model_copy(update={"layers": [saving[each] for each in layers]})
+            yield task
 
     def _task_plan(self, parsed: ParsedTask, level: int, overrides: dict[str, str], run_matches: bool) -> TaskPlan:
         task, head = parsed.model, self.run.head
@@ -106,6 +114,10 @@ class Planner:
         if id(step) not in self._steps:
             self._steps[id(step)] = _step(step, self.matcher)
         return self._steps[id(step)]
+
+
+def _has(task: TaskPlan, kind: str) -> bool:
+    return any(step.type == kind and not step.skip for step in task.steps)
 
 
 def _step(step: steps.Step, matcher: Matcher) -> plan.Step:

@@ -248,7 +248,7 @@ def bounded(value: list[object], *, most: int) -> list[object]:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: Python 3.11 hashes annotations, and dicts have no hash
 class Or:
     """Annotation: in the JSON Schema, one of these shapes is as good as the type's own."""
 

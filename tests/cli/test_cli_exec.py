@@ -40,7 +40,7 @@ runs:
         runtime: {containers: [{image: alpine}]}
         steps: [{run: 'echo asleep; sleep 1000'}]
 """
-STUBBORN = SLEEPY.replace("echo asleep;", "trap '' TERM INT; echo asleep; sleep 1000;")
+STUBBORN = SLEEPY.replace("echo asleep;", 'trap "" TERM INT; echo asleep;')
 
 
 def test_a_run_to_its_end(shell: Shell) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from runyard.errors import Conflict, Corrupt, InvalidRequest, NotFound
 from runyard.store.base import ObjectStore, check_key, read
@@ -439,22 +439,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.kind.make(Path(self.folder.name))
 
 
-@contextlib.contextmanager
-def _machine(kind: Kind) -> Iterator[type[StoreMachine]]:
-    yield type("Machine", (StoreMachine,), {"kind": kind})
-
-
 @pytest.mark.parametrize("name", ["posix", "posixflat"])
 def test_any_sequence_of_calls(name: str) -> None:
-    from hypothesis.stateful import run_state_machine_as_test  # noqa: PLC0415
-
-    with _machine(STORES[name]) as machine:
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=25,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+    machine = type("Machine", (StoreMachine,), {"kind": STORES[name]})
+    quick = settings(
+        max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    run_state_machine_as_test(machine, settings=quick)

@@ -300,6 +300,11 @@ class Nest:
         return os.read(self._trouble, 4096).decode(errors="replace") if self._trouble >= 0 else ""
 
     def _agent_words(self) -> str:
+        until = time.monotonic() + _LAST_WORDS_S
+        while not self._reap(self._agent) and time.monotonic() < until:
+            time.sleep(0.002)  # main saw its pipe close: its end is not far
+        if self._agent not in self._ends:
+            return "the agent does not answer"
         code = os.waitstatus_to_exitcode(self._ends[self._agent])
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         last = _read("agent.log").strip()[-1000:]
