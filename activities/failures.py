@@ -6,11 +6,15 @@ from typing import ParamSpec, TypeVar
 
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from runyard.errors import InvalidRunFile, RunyardError
+from runyard.errors import InvalidRequest, InvalidRunFile, RunyardError
 from runyard.spec.run import TaskEnd
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+USERS_OWN = (InvalidRunFile, InvalidRequest)
+"""What a user wrote is no fault of the worker's: it is not logged as one."""
 
 
 def failed_task(end: TaskEnd) -> ApplicationError:
@@ -34,6 +38,7 @@ def application_error(error: RunyardError) -> ApplicationError:
         *details,
         type=error.code,
         non_retryable=not error.retryable,
+        category=ApplicationErrorCategory.BENIGN if isinstance(error, USERS_OWN) else ApplicationErrorCategory.UNSPECIFIED,
     )
 
 

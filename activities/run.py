@@ -4,7 +4,7 @@ import asyncio
 from difflib import get_close_matches
 
 from pydantic import ValidationError
-from runyard.records.runs import write_plan, write_result, write_runids
+from runyard.records.runs import write_plan, write_result
 from temporalio import activity
 
 from activities.failures import translate
@@ -31,7 +31,6 @@ class RunActivities:
         plan = await asyncio.to_thread(
             compile_run, request, run_id=prepare.run_id, execution_id=prepare.execution_id
         )
-        await write_runids(self._store, prepare.run_id, [task.id for task in plan.tasks])
         index = await write_plan(self._store, plan)
         run = plan.run
         return PreparedRun(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from runyard.records.archives import verify_archives
 from runyard.records.logs import load_manifest, load_seal, seal
-from runyard.records.runs import read_header, read_task
+from runyard.records.runs import read_header, read_task, write_runids
 from runyard.records.setup import SetupLog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -70,6 +70,8 @@ class TaskActivities:
         self._fault("schedule.begin")
         run = await read_header(self._store, attempt.run_id, attempt.header)
         task = await read_task(self._store, attempt.run_id, attempt.at)
+        await self._refer(attempt, task)
+        self._fault("schedule.referred")
         setup = SetupLog(self._store, attempt.task_id, attempt.attempt)
         async with Pulse(name) as pulse:
             try:
@@ -87,9 +89,10 @@ class TaskActivities:
             except RunyardError as error:
                 if error.retryable or isinstance(error, Conflict):
                     raise
-                raise await self._refuse(attempt, setup, error) from error
+                raise await self._refuse(attempt, error) from error
         self._fault("schedule.started")
-        await setup.say(*pulse.messages, *self._executor.notes(task), f"pod {pod.name} is there")
+        if pulse.messages:  # only what was waited for is worth an object of its own
+            await setup.say(*pulse.messages)
         self._fault("schedule.said")
         return ScheduledTask(pod=pod, scheduled_at=_now())
 
@@ -126,19 +129,25 @@ class TaskActivities:
 
     # schedule
 
+    async def _refer(self, attempt: TaskAttempt, task: TaskPlan) -> None:
+        """The runid objects come before the first byte of the task's data."""
+        saves = any(step.type == "save_to_workspace" and not step.skip for step in task.steps)
+        archives = [task.id] if saves else []
+        await write_runids(self._store, attempt.run_id, logs=[task.id], archives=archives)
+
     def _validate(self, task: TaskPlan) -> None:
         refused = self._executor.validate(task)
         if refused:
             raise ConfigError("; ".join(refused))
 
-    async def _refuse(self, attempt: TaskAttempt, setup: SetupLog, error: RunyardError) -> ApplicationError:
+    async def _refuse(self, attempt: TaskAttempt, error: RunyardError) -> ApplicationError:
         try:
             reason = Reason(error.code)
         except ValueError:
             reason = Reason.START_ERROR
         end = TaskEnd(status="failed", reason=reason, message=error.message[:500], began=False, ended_at=_now())
-        await setup.say(error.message, error.remedy)
-        await seal(self._store, attempt.task_id, attempt.attempt, manifest=None, end=end)
+        said = [error.message, error.remedy]
+        await seal(self._store, attempt.task_id, attempt.attempt, manifest=None, end=end, setup=said)
         return failed_task(end)
 
     # fetch
@@ -194,10 +203,10 @@ class TaskActivities:
                     update = {"status": "failed", "reason": Reason.ARCHIVE_FAILED, "message": error.message}
                     end = end.model_copy(update=update)
         self._fault("fetch.verified")
+        said = [*self._executor.notes(task), f"pod {pod_name(attempt)}" + (f" on {ended.node}" if ended.node else "")]
         if end.status != "success":
-            said = [end.message or end.reason.sentence, end.reason.remedy, ended.message]
-            await SetupLog(store, attempt.task_id, number).say(*dict.fromkeys(said))
-        await seal(store, attempt.task_id, number, manifest=manifest, end=end)
+            said += [end.message or end.reason.sentence, end.reason.remedy, ended.message]
+        await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=list(dict.fromkeys(said)))
         self._fault("fetch.sealed")
         return end
 

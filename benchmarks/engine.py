@@ -37,12 +37,14 @@ def graph(tasks: int, layers: int, parents: int) -> list[list[int]]:
 
 def run_file(parents: list[list[int]]) -> str:
     """The same graph as a run file."""
-    head = "x: {r: &r {containers: [{image: none}]}, s: &s [{run: 'true'}]}\n"
+    once = ("&r {containers: [{image: none}]}", "&s [{run: 'true'}]")
     rows = "\n".join(
-        f"  - {{name: t{i:05d}, runtime: *r, steps: *s, depends: [{', '.join(f't{p:05d}' for p in mine)}]}}"
+        "  - {{name: t{:05d}, runtime: {}, steps: {}, depends: [{}]}}".format(
+            i, *(once if i == 0 else ("*r", "*s")), ", ".join(f"t{p:05d}" for p in mine)
+        )
         for i, mine in enumerate(parents)
     )
-    return f"{head}runs:\n- name: bench\n  tasks:\n{rows}\n".replace("x: {r", "templates: {r")
+    return f"runs:\n- name: bench\n  tasks:\n{rows}\n"
 
 
 @asynccontextmanager

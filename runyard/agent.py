@@ -156,7 +156,7 @@ def judge(error: OSError, where: str) -> StoreAway | StoreRefused:
         return StoreRefused(f"no permission to write to the store ({where})")
     if error.errno == errno.ENAMETOOLONG:
         return StoreRefused(f"a name is too long for the file system of the store ({where})")
-    if error.errno in (errno.ENOTDIR, errno.EISDIR):
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP):
         return StoreRefused(f"a file is in the way in the store ({where})")
     return StoreAway(f"the store cannot be written to: {error.strerror} ({where})")
 

@@ -36,7 +36,7 @@ R=$RUNYARD_DIR T=${RUNYARD_RECEIPT:-/dev/termination-log} G=${RUNYARD_GRACE_S:-8
 unset RUNYARD_DIR RUNYARD_RECEIPT RUNYARD_GRACE_S RUNYARD_POD CDPATH
 export RUNYARD_OUTPUT="$R/output"
 home=${HOME:-/}
-step='' child='' timer='' busy='' failed='' stage=TERM woken='' agent=''
+step='' child='' timer='' timers=0 busy='' failed='' stage=TERM woken='' agent=''
 
 note() { printf '%s;' "$*" >>"$T"; }
 
@@ -97,22 +97,27 @@ processes() { # PID PARENT ...
 }
 
 every() { # SECONDS COMMAND...: again and again in the background, until the timer is ended
+  timers=$((timers + 1))
   (
-    trap 'kill "$!" 2>/dev/null; exit 0' TERM
     pause=$1
     shift
     while :; do
+      nap=''
+      trap '[ -z "$nap" ] || kill "$nap" 2>/dev/null; exit 0' TERM
+      [ ! -e "$R/timer.$timers" ] || exit 0
       sleep "$pause" &
-      wait "$!"
-      "$@"
+      nap=$!
+      wait "$nap"
+      trap '' TERM # what it does, it does whole: its first victim's end is main's cue to end it
+      [ -e "$R/timer.$timers" ] || "$@"
       pause=$G
     done
   ) </dev/null 6>&- 8>&- 9<&- &
   timer=$!
 }
 
-end_timer() {
-  [ -z "$timer" ] || kill "$timer" 2>/dev/null
+end_timer() { # the file is for a timer that is too young to hear the signal
+  [ -z "$timer" ] || { : >"$R/timer.$timers"; kill "$timer" 2>/dev/null; }
   timer=''
 }
 

@@ -7,13 +7,13 @@ times, and nobody reads them as text. Bytes that came from elsewhere uncompresse
 
 import zlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.contrib.pydantic import PydanticPayloadConverter, ToJsonOptions
-from temporalio.converter import DataConverter, PayloadCodec
+from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
@@ -57,16 +57,23 @@ DYNAMIC_CONFIG: Final[dict[str, str]] = {
 """Of the embedded server only: a server of your own keeps its settings."""
 
 
-class Compression(PayloadCodec):
-    """zlib for large payloads; the encoding is named in the payload's metadata."""
+class Converter(PydanticPayloadConverter):
+    """Pydantic's JSON without what was not set: histories stay short and legible, readers know the defaults.
+
+    The compression is done here and not by a payload codec: a codec makes the SDK visit every payload of every
+    activation once more, which costs a run of many small tasks a quarter of its time (measured).
+    """
 
     ENCODING: Final = b"binary/zlib"
 
-    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [self._pack(payload) for payload in payloads]
+    def __init__(self) -> None:
+        super().__init__(ToJsonOptions(exclude_unset=True))
 
-    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [self._unpack(payload) for payload in payloads]
+    def to_payloads(self, values: Sequence[Any]) -> list[Payload]:
+        return [self._pack(payload) for payload in super().to_payloads(values)]
+
+    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
+        return super().from_payloads([self._unpack(payload) for payload in payloads], type_hints)
 
     def _pack(self, payload: Payload) -> Payload:
         if len(payload.data) < COMPRESS_FROM_BYTES:
@@ -85,16 +92,9 @@ class Compression(PayloadCodec):
         return Payload.FromString(data)
 
 
-class _PayloadConverter(PydanticPayloadConverter):
-    """Leaves out what was not set: histories stay short and legible; readers fill in the same defaults."""
-
-    def __init__(self) -> None:
-        super().__init__(ToJsonOptions(exclude_unset=True))
-
-
 def data_converter() -> DataConverter:
     """Needed on every client, worker and replayer of Runyard's workflows that is written in Python."""
-    return DataConverter(payload_converter_class=_PayloadConverter, payload_codec=Compression())
+    return DataConverter(payload_converter_class=Converter)
 
 
 async def connect(

@@ -43,8 +43,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.state import Carried, TaskRecord
     from workflows.task import FOR_EVER, HEARTBEAT, INFRASTRUCTURE, Driver
 
-HISTORY_EVENTS = 4_000
-"""Continue as new from here on, or when the server suggests it: what is in flight adds a few thousand more."""
+HISTORY_EVENTS = 7_000
+HISTORY_BYTES = 4 << 20
+"""Continue as new from here on. The server suggests it at 4,096 events, which for a run of many short tasks means
+to adopt hundreds of pods every few seconds; what is in flight adds some 1,500 events, and 10,240 is the limit."""
 
 BUSY = 20
 """From so many tasks in flight on, the details are rebuilt once a second instead of at every change."""
@@ -149,7 +151,10 @@ class RunWorkflow:
             if board.graph.done and not board.deleting:
                 return
             info = workflow.info()
-            if info.is_continue_as_new_suggested() or info.get_current_history_length() >= HISTORY_EVENTS:
+            if (
+                info.get_current_history_length() >= HISTORY_EVENTS
+                or info.get_current_history_size() >= HISTORY_BYTES
+            ):
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(args=[request, board.carry()])
             self._woken = False

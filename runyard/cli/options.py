@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -91,9 +92,10 @@ def parse_environment(pairs: tuple[str, ...], file: Path | None) -> dict[str, st
         from dotenv import dotenv_values
 
         try:
-            values = dotenv_values(file, interpolate=False, encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
             raise InvalidRequest(f"the file {file} cannot be read: {error}") from error
+        values = dotenv_values(stream=io.StringIO(text), interpolate=False)
         found = {name: value for name, value in values.items() if value is not None}
     for pair in pairs:
         name, equals, value = pair.partition("=")

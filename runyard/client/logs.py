@@ -66,8 +66,10 @@ async def read_logs(
         return
     number = attempt or 1
     while attempt is not None or (number := await _wait_for_attempt(run, task, at_least=number)):
-        async for line in _follow(run, store, (task, task_id), number, step=step, lines=lines):
-            yield line
+        following = _follow(run, store, (task, task_id), number, step=step, lines=lines)
+        async with contextlib.aclosing(following):  # who stops early ends the reader with it, not some time later
+            async for line in following:
+                yield line
         if attempt is not None:
             return
         number, lines = number + 1, None
@@ -104,7 +106,8 @@ async def _wait_for_attempt(run: "Run", task: str, *, at_least: int) -> int:
 
 
 def _is_over(view: RunView) -> bool:
-    return view.phase in ("finished", "cancelled", "setuperror")
+    """Closed and recorded; the phase alone says `finished` also of a run whose plan is not made yet."""
+    return view.ended_at is not None
 
 
 async def _last_attempt(store: ObjectStore, task_id: str) -> int:
@@ -179,22 +182,23 @@ async def _last_lines(reader: LogReader, log: Log, size: int, wanted: int) -> li
 
 async def _follow(
     run: "Run", store: ObjectStore, task: tuple[str, str], attempt: int, *, step: Log | None, lines: int | None
-) -> AsyncIterator[LogLine]:
+) -> AsyncGenerator[LogLine, None]:
     (name, task_id), skip = task, 0
     if lines is not None:
         there = [line async for line in _read(store, task_id, attempt, step=step, lines=None)]
         skip = max(0, len(there) - lines)
     reader, setup = LogReader(store, task_id, attempt), deque[LogLine](maxlen=_PENDING)
     given = False
-    async for log, text in _lines(run, reader, name, attempt, step):
-        line = LogLine(text=text, step=log, attempt=attempt)
-        if step is None and log == paths.SETUP:
-            setup.append(line)
-        elif skip:
-            skip -= 1
-        else:
-            given = True
-            yield line
+    async with contextlib.aclosing(_lines(run, reader, name, attempt, step)) as coming:
+        async for log, text in coming:
+            line = LogLine(text=text, step=log, attempt=attempt)
+            if step is None and log == paths.SETUP:
+                setup.append(line)
+            elif skip:
+                skip -= 1
+            else:
+                given = True
+                yield line
     if not given and step is None:  # it never came to a step: its setup says why
         for line in setup:
             yield line
@@ -202,7 +206,7 @@ async def _follow(
 
 async def _lines(
     run: "Run", reader: LogReader, task: str, attempt: int, step: Log | None
-) -> AsyncIterator[tuple[Log, str]]:
+) -> AsyncGenerator[tuple[Log, str], None]:
     """The reader's lines until it ends, or until the task has ended and nothing comes any more.
 
     A queue stands between, since a reader that is interrupted while it waits could not be asked again.

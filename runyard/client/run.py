@@ -13,6 +13,7 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
 from temporalio.exceptions import TimeoutError as TemporalTimeout
@@ -135,6 +136,9 @@ class Run:
     async def cancel(self) -> None:
         """Ask for the end of the whole run. Returns at once; `result` waits. Raises Conflict when it has ended."""
         try:
+            description = await self._handle.describe()
+            if description.status is not WorkflowExecutionStatus.RUNNING:  # the server would say yes to it
+                raise Conflict(f"run {self.id} has ended already")
             await self._handle.cancel()
         except RPCError as error:
             await self._raise_for(error)
@@ -162,7 +166,9 @@ class Run:
                 return view
         except WorkflowUpdateFailedError as error:
             raise await self._refused(error, request.task) from error
-        except TimeoutError as error:
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError from error  # the SDK hides a cancel of our caller's in its own error
             raise ServerUnavailable(f"{_NO_WORKER}: nobody took the {name}", remedy=_start_worker()) from error
         except RPCError as error:
             await self._raise_for(error)
@@ -190,6 +196,8 @@ class Run:
             if error.status in (*quiet, RPCStatusCode.CANCELLED):
                 return None
             raise self._explain(error) from error
+        if not view.name:  # not read yet: a graph without tasks looks as if all of them had ended
+            view = view.model_copy(update={"phase": "queued", "result": "unknown", "ended_at": None})
         return complete(self._yard.with_ui(view), await self.planned())
 
     async def planned(self) -> Mapping[str, Planned]:

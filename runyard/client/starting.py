@@ -35,7 +35,7 @@ def keyed_run_id(name: str, key: str) -> str:
 def summary(name: str, source: Source, *, tasks: int) -> str:
     """One line, Markdown, at most 200 characters."""
     where = source.branch or source.tag or source.commit[:10]
-    what = f"**{quote(name[:100])}**" + (f" on `{where[:60].replace('`', '')}`" if where else "")
+    what = f"**{quote(name[:100])}**" + (f" on {_code(where[:60])}" if where else "")
     return f"{what}: {tasks} {'task' if tasks == 1 else 'tasks'}"
 
 
@@ -66,7 +66,8 @@ def search_attributes(request: RunRequest, *, tasks: int) -> TypedSearchAttribut
     return TypedSearchAttributes([*pairs, SearchAttributePair(STAGE, "queued"), SearchAttributePair(TASKS, tasks)])
 
 
-def memo(request: RunRequest, *, name: str) -> dict[str, str]:
+def memo(request: RunRequest, *, name: str, token: str) -> dict[str, str]:
+    """``token`` tells a start that was sent twice by a retry from another start with the same id."""
     source = request.source
     facts = {
         "run": name,
@@ -74,6 +75,7 @@ def memo(request: RunRequest, *, name: str) -> dict[str, str]:
         "executor": request.executor,
         "branch": source.branch or source.tag,
         "commit": source.commit,
+        "token": token,
     }
     return {key: value[:200] for key, value in facts.items() if value}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -165,7 +166,7 @@ class Runyard:
         plan = plan or await check(request)
         name, size = plan.run.name, len(plan.tasks)
         made = starting.keyed_run_id(name, idempotency_key) if idempotency_key else starting.new_run_id(name)
-        chosen = check_run_id(run_id or made)
+        chosen, token = check_run_id(run_id or made), secrets.token_hex(8)
         try:
             await self.client.start_workflow(
                 WORKFLOW,
@@ -179,17 +180,25 @@ class Runyard:
                 static_summary=starting.summary(name, request.source, tasks=size),
                 static_details=starting.details(chosen, request, name=name),
                 search_attributes=starting.search_attributes(request, tasks=size),
-                memo=starting.memo(request, name=name),
+                memo=starting.memo(request, name=name, token=token),
                 priority=starting.priority(request),
             )
         except WorkflowAlreadyStartedError as error:
-            if not idempotency_key:
+            if not idempotency_key and not await self._is_mine(chosen, token):
                 raise Conflict(
                     f"a run with the id {chosen} exists already", remedy="Choose another id, or leave it out."
                 ) from error
         except RPCError as error:
             raise self.explain(error, what=f"the start of {chosen}") from error
         return self.run(chosen)
+
+    async def _is_mine(self, run_id: str, token: str) -> bool:
+        """Whether the run that has our id is the one that we asked for: a request may arrive twice."""
+        try:
+            description = await self.client.get_workflow_handle(run_id).describe()
+        except RPCError:
+            return False
+        return (await description.memo()).get("token") == token
 
     def run(self, run_id: str) -> Run:
         """A handle; nothing is asked yet. Raises InvalidRequest for what can be no run's id."""

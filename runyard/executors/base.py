@@ -75,7 +75,9 @@ class Ended:
     """How main ended. ``gone`` = the pod is not there and nothing says how it ended: never a success.
 
     ``reason`` is set where the executor knows better than an exit code: out of memory, evicted, deadline,
-    agent lost, cannot start. ``receipt`` is what main wrote of its steps (see runyard.script).
+    agent lost, cannot start, stopped (`cancelled`). It is never set beside exit code 0. A main that was
+    killed has both its ``signal`` and, as a shell would say it, ``exit_code`` 128 + signal. ``receipt`` is
+    what main wrote of its steps (see runyard.script).
     """
 
     gone: bool = False

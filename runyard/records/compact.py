@@ -48,15 +48,15 @@ async def compact_step(
     return _compacted(stream.written, stream.truncated(unconfirmed))
 
 
-async def compact_setup(store: ObjectStore, key: str, segments: Sequence[Segment]) -> Compacted:
-    """Write the setup log. One that is there is replaced only by one that goes on where it ends."""
+async def compact_setup(store: ObjectStore, key: str, segments: Sequence[Segment], last: bytes = b"") -> Compacted:
+    """Write the setup log, ``last`` at its end. One that is there is replaced only by one that goes on from it."""
     parts = []
     for segment in segments:
         try:
             parts.append(await read(store, segment.key))
         except NotFound:  # another worker has sealed and deletes
             continue
-    whole = b"".join(parts)
+    whole = b"".join([*parts, last])
     if whole:
         try:
             await store.put(key, whole, if_absent=True)

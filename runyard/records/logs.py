@@ -6,7 +6,7 @@ several calls at a time end with one seal that all of them return.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -18,15 +18,22 @@ from runyard.model import Model
 from runyard.records.bounded import for_each
 from runyard.records.compact import Compacted, compact_setup, compact_step
 from runyard.records.segments import Log, Segment, list_segments
-from runyard.records.setup import now
+from runyard.records.setup import now, stamp
 from runyard.spec.run import TaskEnd
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
 
 
+INLINE_SETUP_BYTES = 4096
+"""Of most tasks the setup log is three lines: an object of its own for them costs more than all else that is sealed."""
+
+
 class SealedSetup(Model):
+    """The setup log. A short one that nobody wrote before the end is ``text``, here, instead of an object."""
+
     bytes: int = 0
     lines: int = 0
+    text: str = ""
 
 
 class SealedStep(Model):
@@ -91,8 +98,18 @@ async def load_seal(store: ObjectStore, task_id: str, attempt: int) -> Seal | No
         raise Corrupt(f"the seal of attempt {attempt} of task {task_id} cannot be read") from error
 
 
-async def seal(store: ObjectStore, task_id: str, attempt: int, *, manifest: Manifest | None, end: TaskEnd) -> Seal:
+async def seal(
+    store: ObjectStore,
+    task_id: str,
+    attempt: int,
+    *,
+    manifest: Manifest | None,
+    end: TaskEnd,
+    setup: Sequence[str] = (),
+) -> Seal:
     """Put the logs together, check them against the manifest, write the seal, delete the segments.
+
+    ``setup`` are texts that end the setup log.
 
     ``end`` is the caller's verdict; in the seal its ``log_bytes``, ``log_complete`` and ``last_line`` are what
     was found. If the attempt is sealed already, that seal is returned and nothing changes, but that segments
@@ -103,7 +120,7 @@ async def seal(store: ObjectStore, task_id: str, attempt: int, *, manifest: Mani
         segments[segment.log].append(segment)
     sealed = await load_seal(store, task_id, attempt)
     if sealed is None:
-        made = await _compact(store, task_id, attempt, segments, manifest=manifest, end=end)
+        made = await _compact(store, task_id, attempt, segments, manifest=manifest, end=end, setup=setup)
         sealed = await _write(store, made)
     await for_each([each.key for group in segments.values() for each in group], store.delete, limit=16)
     return sealed
@@ -117,6 +134,7 @@ async def _compact(
     *,
     manifest: Manifest | None,
     end: TaskEnd,
+    setup: Sequence[str],
 ) -> Seal:
     """All logs to one object each, and what the seal says of them."""
     records = {record.n: record for record in manifest.steps} if manifest else {}
@@ -128,8 +146,6 @@ async def _compact(
         key, record = paths.step_log(task_id, attempt, n), records.get(n)
         log = await compact_step(store, key, segments.get(n, ()), record, unconfirmed=unconfirmed)
         steps.append(_sealed_step(n, log, record))
-    key = paths.step_log(task_id, attempt, paths.SETUP)
-    setup = await compact_setup(store, key, segments.get(paths.SETUP, ()))
     truncated = _why_truncated(manifest, end, steps, unconfirmed)
     found = {
         "log_bytes": sum(step.bytes for step in steps),
@@ -143,13 +159,24 @@ async def _compact(
         complete=not truncated,
         truncated=truncated,
         steps=steps,
-        setup=SealedSetup(bytes=setup.bytes, lines=setup.lines),
+        setup=await _setup(store, task_id, attempt, segments.get(paths.SETUP, ()), setup),
         archives=manifest.archives if manifest else [],
         caches=manifest.caches if manifest else [],
         outputs=manifest.outputs if manifest else {},
         notes=manifest.notes if manifest else [],
         sealed_at=now(),
     )
+
+
+async def _setup(
+    store: ObjectStore, task_id: str, attempt: int, segments: Sequence[Segment], last: Sequence[str]
+) -> SealedSetup:
+    """The setup log's end, and where it is."""
+    text = stamp(now(), last)
+    if not segments and len(text.encode()) <= INLINE_SETUP_BYTES:
+        return SealedSetup(bytes=len(text.encode()), lines=text.count("\n"), text=text)
+    log = await compact_setup(store, paths.step_log(task_id, attempt, paths.SETUP), segments, text.encode())
+    return SealedSetup(bytes=log.bytes, lines=log.lines)
 
 
 def _why_truncated(manifest: Manifest | None, end: TaskEnd, steps: list[SealedStep], unconfirmed: str) -> str:

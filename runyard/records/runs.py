@@ -91,9 +91,12 @@ async def list_runs(store: ObjectStore, *, limit: int | None = None) -> list[str
     return [run_id for _, run_id in newest]
 
 
-async def write_runids(store: ObjectStore, run_id: str, task_ids: Sequence[str]) -> None:
-    """Say that this run refers to the logs and archives of these tasks. Every failure is raised."""
-    keys = [key(task_id, run_id) for task_id in task_ids for key in (paths.log_runid, paths.archive_runid)]
+async def write_runids(
+    store: ObjectStore, run_id: str, *, logs: Sequence[str] = (), archives: Sequence[str] = ()
+) -> None:
+    """Say that this run refers to the logs and the archives of these tasks (ids). Every failure is raised."""
+    keys = [paths.log_runid(task_id, run_id) for task_id in logs]
+    keys += [paths.archive_runid(task_id, run_id) for task_id in archives]
 
     async def write(key: str) -> None:
         await store.put(key, b"")

@@ -4,7 +4,7 @@ Each call writes one object, so that several workers may write to one log and no
 Its name begins with the time, so that the list of the objects is the log in its order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from runyard.errors import Conflict
@@ -34,7 +34,7 @@ class SetupLog:
         Further lines of a text are indented. Raises what the store raises.
         """
         at = self._clock()
-        data = "".join(_line(at, text) for text in texts if text.strip()).encode(errors="replace")
+        data = stamp(at, texts).encode(errors="replace")
         if not data:
             return
         self._last_ms = max(self._last_ms, int(at.timestamp() * 1000))  # in order also when the clock is set back
@@ -48,6 +48,7 @@ class SetupLog:
             return
 
 
-def _line(at: datetime, text: str) -> str:
-    stamp = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{stamp} " + "\n  ".join(text.strip().splitlines()) + "\n"
+def stamp(at: datetime, texts: Iterable[str]) -> str:
+    """Lines of a setup log: each text with the time before it."""
+    time = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return "".join(f"{time} " + "\n  ".join(text.strip().splitlines()) + "\n" for text in texts if text.strip())

@@ -46,7 +46,8 @@ class _FlatNames:
             text = text.removesuffix(_FULL) if len(_unescape(text)) > _PIECE else text
         piece = _unescape(text)
         ours = _escape(piece) if folder else _file(piece)
-        return piece if ours == name and (len(piece) == _PIECE or not folder) else None
+        fits = len(piece) == _PIECE if folder else 0 < len(piece) <= _PIECE
+        return piece if ours == name and fits else None
 
     def start(self, prefix: str) -> tuple[list[bytes], str] | None:
         # a key that ends with its piece lies beside the folder of longer ones: the last piece is not entered

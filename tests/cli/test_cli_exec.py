@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import PATIENCE_S, Shell, interrupt, until, wait_for_line  # type: ignore[import-not-found]
+from shell_process import PATIENCE_S, Shell, interrupt, until, wait_for_line
 
 HELLO = """
 runs:

@@ -1,6 +1,7 @@
 """The drawing of a run: pure, so compared whole."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -65,7 +66,7 @@ TREE = """\
  ◷ package                 waits for test (3.13)
  ○ docs                    skipped: Its `when` does not match this run
  ○ publish                 needs approval: 1 of 2 (ann)
- ⚠ deploy          1.0 s   The task used more memory than its limit and was killed; waits for a decision: retry or canc…
+ ⚠ deploy          1.0 s   The task used more memory than its limit and was killed; waits for a decision: retry…
  ✖ notify                  cancelled: The run ended before its turn came
  cancelling"""
 
@@ -95,7 +96,7 @@ LOW = """\
 
 
 def drawn(view: RunView, **frame: object) -> str:
-    given = {"now": at(23), "width": 120, **frame}
+    given = {"now": at(23), "width": 112, **frame}
     return "\n".join(plain(line) for line in render.tree(view, Frame(**given)))  # type: ignore[arg-type]
 
 
@@ -173,8 +174,7 @@ def test_lines_of_a_run_in_the_order_of_time() -> None:
         "12:00:30 flaky ◷ attempt 1 failed: A step ended with an exit code other than 0; next attempt in 0.0 s",
         "12:00:30 docs ○ skipped: Its `when` does not match this run",
         "12:00:30 publish ○ needs approval: 1 of 2 (ann) · runyard run approve build-and-test-7 publish",
-        "12:00:30 deploy ⚠ The task used more memory than its limit and was killed; waits for a decision: "
-        "retry or cancel",
+        f"12:00:30 deploy ⚠ {Reason.OOM_KILLED.sentence[:-1]}; waits for a decision: retry or cancel",
         "12:00:30 notify ✖ cancelled: The run ended before its turn came",
     ]
 
@@ -203,7 +203,7 @@ def test_each_attempt_starts_once() -> None:
     again = view(status="queued", attempt=2)
     second = view(status="running", attempt=2, started_at=at(36))
     looks = [None, first, failed, again, second, second]
-    lines = [line for one, two in zip(looks, looks[1:], strict=False) for line in told(one, two or first)]
+    lines = [line for one, two in pairwise(looks) for line in told(one, two or first)]
     assert lines == [
         "12:00:01 t started",
         "12:00:30 t ◷ attempt 1 failed: A step ended with an exit code other than 0; next attempt in 5.0 s",

@@ -5,13 +5,20 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Shell  # type: ignore[import-not-found]
+from shell_process import Shell
 
 from runyard import cli
 from runyard.cli.exits import Exit, exit_of
 from runyard.errors import InvalidRunFile, Problem, tree
 
-VALID = "runs:\n  - name: r\n    tasks:\n      - name: t\n        runtime: {containers: [{image: a}]}\n        steps: [{run: 'true'}]\n"
+VALID = """
+runs:
+  - name: r
+    tasks:
+      - name: t
+        runtime: {containers: [{image: a}]}
+        steps: [{run: 'true'}]
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +39,7 @@ CODES = {
     "error": 70, "invalid_run_file": 3, "invalid_request": 2, "not_found": 4, "conflict": 2, "forbidden": 2,
     "store_error": 5, "store_unavailable": 5, "store_full": 5, "store_denied": 5, "corrupt": 5,
     "executor_error": 5, "config_error": 5, "start_error": 5, "quota_exceeded": 5, "unschedulable": 5,
-    "image_pull": 5, "fenced": 5, "server_unavailable": 5, "remote_error": 70,
+    "image_pull": 5, "output_missing": 4, "fenced": 5, "server_unavailable": 5, "remote_error": 70,
 }  # fmt: skip
 
 
@@ -62,8 +69,10 @@ def test_documented_exit_codes() -> None:
         (["run", "start", "nowhere.yml"], 4, "there is no run file nowhere.yml"),
         (["run", "start"], 4, "there is no .runyard/config.yml here"),
         (["run", "start", "ok.yml", "--env", "novalue"], 2, "NAME=VALUE"),
-        (["run", "start", "ok.yml", "--env", "2A=x"], 5, ""),
-        (["run", "start", "ok.yml", "--run", "q"], 5, ""),
+        (["run", "start", "ok.yml", "--env", "2A=x"], 2, "2A"),
+        (["run", "start", "ok.yml", "--run", "q"], 2, "no run"),
+        (["run", "start", "ok.yml"], 5, "127.0.0.1:1"),
+        (["run", "start", "bad.yml"], 3, "bad.yml:"),
         (["exec", "ok.yml", "--env", "2A=x"], 2, "2A"),
         (["exec", "ok.yml", "--run", "q"], 2, "no run"),
         (["exec", "ok.yml", "--task", "tt"], 2, "tt"),

@@ -12,7 +12,7 @@ from runyard.executors.memory import MemoryExecutor
 async def yard(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Yard]:
     if request.param == "memory":
         memory = MemoryExecutor(slots=4)
-        yield Yard(memory, lambda: memory, tmp_path, "hang", "memory")
+        yield Yard(memory, lambda: memory, tmp_path, "memory")
         return
     opened: list[LocalExecutor] = []
 
@@ -20,7 +20,7 @@ async def yard(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         opened.append(local(tmp_path))
         return opened[-1]
 
-    yield Yard(again(), again, tmp_path, "trap '' TERM; while :; do sleep 1; done", "local")
+    yield Yard(again(), again, tmp_path, "local")
     await clear(opened, tmp_path)
 
 

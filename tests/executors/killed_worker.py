@@ -13,12 +13,12 @@ from typing import Any
 from yards import local, silent
 
 from runyard.executors.base import Launch
-from runyard.executors.local import executor, folder
+from runyard.executors.local import executor, folder, starter
 
 PLACES: dict[str, tuple[Any, str]] = {
     "start": (executor.LocalExecutor, "start"),
     "make": (folder, "make"),
-    "spawn": (executor, "_spawn"),
+    "spawn": (starter, "_spawn"),
     "claimed": (executor.LocalExecutor, "_claimed"),
     "follow": (executor.LocalExecutor, "follow"),
     "until_ended": (executor.LocalExecutor, "_until_ended"),

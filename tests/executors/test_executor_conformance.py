@@ -31,6 +31,18 @@ def manifest(yard: Yard, name: str) -> Path:
 
 async def begun(yard: Yard, name: str) -> None:
     await until((yard.folder / name / "started").exists)
+    if yard.kind != "memory":  # a shell's child that has not come to its first word yet may miss a signal
+        await until((yard.folder / "in-the-step").exists)
+
+
+def marked(yard: Yard, command: str) -> str:
+    """A step that shows `begun` when it has. To the memory executor the first line says nothing."""
+    return f"touch {yard.folder}/in-the-step\n{command}"
+
+
+def deaf(yard: Yard) -> str:
+    """A step that does not heed a request to end."""
+    return "hang" if yard.kind == "memory" else f"trap '' TERM\n{marked(yard, 'while :; do sleep 1; done')}"
 
 
 @pytest.mark.promise(1)
@@ -113,7 +125,7 @@ async def test_a_start_that_adopts_fences_too(yard: Yard) -> None:
 
 @pytest.mark.promise(7)
 async def test_stop_ends_a_follow_in_order(yard: Yard) -> None:
-    pod = await yard.executor.start(launch(yard.folder, "sleep 60"), silent)
+    pod = await yard.executor.start(launch(yard.folder, marked(yard, "sleep 60")), silent)
     follower = asyncio.create_task(yard.executor.follow(pod, owner="one", report=silent))
     await begun(yard, pod.name)
     await yard.executor.stop(pod, grace_s=20)
@@ -126,7 +138,7 @@ async def test_stop_ends_a_follow_in_order(yard: Yard) -> None:
 
 @pytest.mark.promise(7)
 async def test_what_does_not_heed_a_stop_is_killed_after_its_grace(yard: Yard) -> None:
-    pod = await yard.executor.start(launch(yard.folder, yard.deaf), silent)
+    pod = await yard.executor.start(launch(yard.folder, deaf(yard)), silent)
     await begun(yard, pod.name)
     await yard.executor.stop(pod, grace_s=0.2)
     ended = await yard.executor.follow(pod, owner="one", report=silent)
@@ -159,7 +171,7 @@ async def test_stop_of_another_uid_is_not_heard(yard: Yard) -> None:
 
 @pytest.mark.promise(5)
 async def test_delete_of_a_running_pod_ends_it(yard: Yard) -> None:
-    pod = await yard.executor.start(launch(yard.folder, yard.deaf), silent)
+    pod = await yard.executor.start(launch(yard.folder, deaf(yard)), silent)
     follower = asyncio.create_task(yard.executor.follow(pod, owner="one", report=silent))
     await begun(yard, pod.name)
     await yard.executor.delete(pod)
@@ -235,7 +247,7 @@ async def test_twenty_pods_share_four_slots(yard: Yard) -> None:
 
 
 async def test_a_cancelled_follow_harms_nothing(yard: Yard) -> None:
-    pod = await yard.executor.start(launch(yard.folder, "sleep 0.3"), silent)
+    pod = await yard.executor.start(launch(yard.folder, marked(yard, "sleep 0.3")), silent)
     follower = asyncio.create_task(yard.executor.follow(pod, owner="one", report=silent))
     await begun(yard, pod.name)
     follower.cancel()

@@ -81,8 +81,9 @@ async def test_a_killed_nest_is_a_pod_gone_and_leaves_no_process(workers: Worker
 
 @pytest.mark.promise(1)
 async def test_a_nest_killed_while_nobody_looks_is_never_a_success(workers: Workers, tmp_path: Path) -> None:
-    asked = launch(tmp_path, "sleep 0.2")
+    asked = launch(tmp_path, "sleep 0.5")
     pod = await workers().start(asked, silent)
+    await until((tmp_path / asked.name / "started").exists)
     os.kill(int(str(nest_of(tmp_path, pod.name)["pid"])), signal.SIGKILL)
     await until(lambda: leftover(tmp_path) == [])
     ended = await workers().follow(pod, owner="two", report=silent)

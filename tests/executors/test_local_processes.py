@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from yards import SECRETS, launch, local, silent, until
+from yards import SECRETS, launch, silent, until
 
 import runyard
 from runyard.errors import ConfigError, InvalidRequest, StartError
 from runyard.executors.base import Ended, Progress
-from runyard.executors.local import nest, process
+from runyard.executors.local import nest_files, process
 from runyard.executors.local.executor import LocalExecutor
+from runyard.executors.secrets import EnvironmentSecrets
 from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret
 from runyard.spec.run import PodRef
@@ -51,7 +52,7 @@ async def test_what_the_settings_name_is_passed_on(tmp_path: Path) -> None:
     worker = LocalExecutor(
         tmp_path / "tasks",
         slots=1,
-        secrets=local(tmp_path)._secrets,
+        secrets=EnvironmentSecrets({}),
         pass_environment=["EXTRA_*"],
         environ={"EXTRA_ONE": "1", "OTHER": "2", "PATH": os.environ["PATH"]},
         agent=Path(__file__).with_name("small_agent.py"),
@@ -209,7 +210,7 @@ async def test_a_start_makes_no_child_that_nobody_waits_for(workers: Workers, tm
 
 @pytest.mark.parametrize("text", ["", "plain", 'a "quoted" \\ word', "\x00\x1f\x7f\n\t", "ü € \U0001f600"])
 def test_any_text_comes_through_the_status(text: str) -> None:
-    assert json.loads(nest._json(text)) == text
+    assert json.loads(nest_files.as_json(text)) == text
 
 
 def test_the_nest_starts_without_anything_heavy() -> None:

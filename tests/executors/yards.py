@@ -38,6 +38,7 @@ note() { receipt="$receipt$*;"; printf '%s' "$receipt" >"$RUNYARD_RECEIPT"; }
 ask() { { echo "$*" >&8; } 2>/dev/null && IFS= read -r got <&9 || got=125; return "$got"; }
 ask hello 0 0 || { note agent lost; exit 125; }
 sh -e -c "$STEP" 8>&- 9<&- & child=$!
+ask begin || { note agent lost; exit 125; }
 wait "$child"; rc=$?
 child=
 note 0 "$rc"
@@ -96,12 +97,11 @@ def launch(
 
 @dataclass
 class Yard:
-    """An executor, another worker's view of the same pods, and how a step is deaf to a request to end."""
+    """An executor, and another worker's view of the same pods."""
 
     executor: Executor
     again: Callable[[], Executor]
     folder: Path
-    deaf: str
     kind: str
 
 

@@ -21,6 +21,7 @@ from runyard.store.posix import PosixStore
 
 POINTS = [
     "schedule.begin",
+    "schedule.referred",
     "schedule.started",
     "schedule.said",
     "fetch.begin",

@@ -71,7 +71,7 @@ except StoreFull as error:
 """
 
 AS_NOBODY = """
-import asyncio, os, sys
+import asyncio, concurrent.futures.thread, os, sys
 from pathlib import Path
 from runyard.errors import StoreDenied
 from runyard.store.base import read
@@ -328,9 +328,13 @@ async def test_a_full_disk(small_disk: Path) -> None:
             await store.put("big", data)
     await store.put("after", b"y" * 100_000)  # nothing of the failed ones is left to fill the disk
     assert [info.key async for info in store.list("")] == ["after", "kept"]
-    with pytest.raises(StoreFull):
+
+    async def fill() -> None:
         for n in range(100):
             await store.put(f"many/{n}", b"")
+
+    with pytest.raises(StoreFull, match="no room left when writing `many/"):
+        await fill()
 
 
 async def test_a_read_only_file_system(small_disk: Path) -> None:

@@ -8,42 +8,29 @@ folder, which may hold a hundred thousand files, goes to a thread.
 
 import asyncio
 import contextlib
-import marshal
 import os
 import signal
 import socket
-import sys
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
-import runyard
 from runyard.errors import ConfigError, Conflict, ExecutorError, Fenced, StartError
 from runyard.executors.base import Ended, Launch, PodSeen, Progress, Report, Secrets
 from runyard.executors.local import folder, process, surroundings
 from runyard.executors.local.exits import Exit
 from runyard.executors.local.folder import Facts, NestSeen, PodFolder, Status
-from runyard.executors.local.request import Request
 from runyard.executors.local.room import Room, locked
+from runyard.executors.local.starter import AGENT, MARK, Starter
 from runyard.reasons import Reason
-from runyard.spec.plan import FromSecret, TaskPlan
+from runyard.spec.plan import TaskPlan
 from runyard.spec.run import PodRef
-
-MARK = "RUNYARD_PROCESS"  # in the environment of all of a pod: its uid, with `.main` for main and its steps
-_POD = "RUNYARD_POD"  # tells main that it is alone in a container and may signal all it sees: never here
 
 _OWNER_S = 1.0  # how often a follower looks whether the pod is still its own
 _CLAIM_S = 60.0  # how long a nest may take from its start until it has taken its pod
 _LAST_WORDS_S = 10.0  # how long the agent of a killed nest may take to store the rest
 _FORCE_S = 5.0  # how long a nest may take to kill its pod
 _STALE_S = 600.0  # a half-made folder of this age has no maker any more
-
-_ROOT = Path(runyard.__file__).parent.parent
-_START = (
-    "import sys; sys.path.append(sys.argv[1]); from runyard.executors.local.nest import main; main(*sys.argv[2:])"
-)
 
 
 class LocalExecutor:
@@ -60,16 +47,18 @@ class LocalExecutor:
         keep_folders: bool = False,
         pass_environment: list[str] | None = None,
         environ: Mapping[str, str] | None = None,
-        agent: Path = _ROOT / "runyard" / "agent.py",
+        agent: Path = AGENT,
     ) -> None:
         self._tasks = tasks.absolute()
         self._room = Room(self._tasks, slots)
-        self._secrets = secrets
         self._keep = keep_folders
-        inherited = os.environ if environ is None else environ
-        self._main_base = surroundings.base_environment(inherited, pass_environment or [])
-        self._agent_base = surroundings.agent_environment(inherited, pass_environment or [])
-        self._agent = agent
+        self._starter = Starter(
+            self._tasks,
+            secrets=secrets,
+            environ=os.environ if environ is None else environ,
+            more=pass_environment or [],
+            agent=agent,
+        )
         self._node = socket.gethostname()
         self._nests: dict[int, Exit] = {}  # the nests that are our children: each must be waited for
         self._takeovers: dict[str, asyncio.Event] = {}  # uid → wakes its followers of this process
@@ -85,7 +74,7 @@ class LocalExecutor:
 
     async def start(self, launch: Launch, report: Report) -> PodRef:
         pod = PodFolder(self._tasks, launch.name)
-        values = self._values(launch)  # before anything is made: a missing secret leaves nothing behind
+        values = self._starter.values(launch)  # before anything is made: a missing secret leaves nothing behind
         await self._prepare()
         if pod.facts() is None:
             with contextlib.suppress(FileExistsError):  # somebody else was faster: then it is adopted
@@ -116,70 +105,10 @@ class LocalExecutor:
         return PodRef(name=pod.name, uid=facts.uid)
 
     def _spawn(self, facts: Facts, launch: Launch, values: dict[str, str]) -> asyncio.Event:
-        """Start a nest; the event says that it has taken the pod or gone away since another one has."""
-        path = self._tasks / launch.name
-        taken = asyncio.Event()
-        with contextlib.ExitStack() as opened:
-            request = opened.enter_context(_nameless_file(self._tasks))
-            request.write(marshal.dumps(dict(self._request(path, facts, launch, values))))
-            request.seek(0)
-            log = opened.enter_context(open(path / "nest.log", "ab"))
-            ear, mouth = os.pipe()
-            opened.callback(os.close, mouth)
-            _when_closed(ear, taken)
-            arguments = [sys.executable, "-I", "-S", "-c", _START, str(_ROOT), str(path), facts.uid]
-            standard = {0: request.fileno(), 1: mouth, 2: log.fileno()}
-            try:
-                pid = _spawn(arguments, {"PATH": os.defpath, MARK: facts.uid}, standard)
-            except OSError as error:
-                raise StartError(f"the supervisor of the task cannot be started: {error}") from error
+        """Start a nest. If the pod has one already, this one goes away by itself."""
+        pid, taken = self._starter.start(facts, launch, values)
         self._wait_for_child(pid)
         return taken
-
-    def _request(self, path: Path, facts: Facts, launch: Launch, values: dict[str, str]) -> Request:
-        common = {
-            **{name: value for name, value in values.items() if name != _POD},
-            "RUNYARD_DIR": str(path / "runyard"),
-        }
-        return Request(
-            uid=facts.uid,
-            script=str(path / "script"),
-            agent=str(self._agent),
-            working_dir="home",
-            runyard_dir="runyard",
-            receipt="receipt",
-            main_environment={
-                **self._main_base,
-                "HOME": str(path / "home"),
-                "CI": "true",
-                **common,
-                MARK: f"{facts.uid}.main",
-                "RUNYARD_RECEIPT": str(path / "receipt"),
-                "RUNYARD_GRACE_S": str(max(1, int(0.8 * launch.grace_s))),
-            },
-            agent_environment={
-                **self._agent_base,
-                **common,
-                MARK: facts.uid,
-                "RUNYARD_ASSIGNMENT": str(path / "assignment.json"),
-            },
-            deadline_s=launch.deadline_s,
-            grace_s=launch.grace_s,
-            memory_bytes=launch.task.resources.memory_bytes,
-            cores=surroundings.cores(launch.task),
-        )
-
-    def _values(self, launch: Launch) -> dict[str, str]:
-        """The task's own variables, secrets in place."""
-        values = {
-            name: self._secrets.get(value.from_secret) if isinstance(value, FromSecret) else value
-            for name, value in launch.environment.items()
-        }
-        values.update((name, self._secrets.get(secret)) for name, secret in launch.secrets.items())
-        for name, value in values.items():
-            if not name or "=" in name or "\0" in name or "\0" in value:
-                raise StartError(f"the variable {name!r} cannot be set: it has a `=` or NUL character")
-        return values
 
     async def _claimed(self, pod: PodFolder, taken: asyncio.Event) -> None:
         """Wait until a nest has taken the pod. Raises StartError with the nest's last words."""
@@ -407,31 +336,3 @@ async def _kill_carriers(*marks: str) -> None:
             pids = ", ".join(str(row.pid) for row in rows)
             raise ExecutorError(f"processes of the task cannot be killed: {pids}")
         await asyncio.sleep(0.005)
-
-
-def _nameless_file(beside: Path) -> IO[bytes]:
-    """For a request with secrets in it: in memory where the system can, else without a name."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("request"), "w+b", buffering=0)
-    return tempfile.TemporaryFile(dir=beside, buffering=0)
-
-
-def _when_closed(ear: int, event: asyncio.Event) -> None:
-    """Set the event once the other end of the pipe is closed."""
-    loop = asyncio.get_running_loop()
-
-    def closed() -> None:
-        loop.remove_reader(ear)
-        os.close(ear)
-        event.set()
-
-    loop.add_reader(ear, closed)
-
-
-def _spawn(arguments: list[str], environment: dict[str, str], standard: dict[int, int]) -> int:
-    """A new process in a session of its own; where the system cannot, the nest makes one itself."""
-    actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in standard.items()]
-    try:
-        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsid=True)
-    except NotImplementedError:
-        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions)

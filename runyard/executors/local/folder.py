@@ -29,7 +29,7 @@ from pathlib import Path
 
 from runyard.errors import ExecutorError, InvalidRequest
 from runyard.executors.base import Launch
-from runyard.executors.local import nest
+from runyard.executors.local import nest_files
 from runyard.executors.local.process import running
 from runyard.model import Model
 
@@ -88,15 +88,15 @@ class PodFolder:
         return None if text is None else Facts.model_validate_json(text)
 
     def nest(self) -> NestSeen | None:
-        text = self._text(nest.CLAIM)
+        text = self._text(nest_files.CLAIM)
         return None if text is None else NestSeen.model_validate_json(text)
 
     def status(self) -> Status | None:
-        text = self._text(nest.STATUS)
+        text = self._text(nest_files.STATUS)
         return None if text is None else Status.model_validate_json(text)
 
     def ended(self) -> bool:
-        return (self.path / nest.STATUS).exists()
+        return (self.path / nest_files.STATUS).exists()
 
     def owner(self) -> str | None:
         return self._text("owner")
@@ -106,14 +106,14 @@ class PodFolder:
         return self._replace("owner", owner)
 
     def ask_to_stop(self, grace_s: float) -> bool:
-        return self._replace(nest.STOP, json.dumps({"grace_s": grace_s}))
+        return self._replace(nest_files.STOP, json.dumps({"grace_s": grace_s}))
 
     def bury(self, uid: str) -> None:
         """Take a pod that no nest has taken, so that none will."""
         temporary = self.path / f".buried.{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             temporary.write_text(json.dumps({"pid": 0, "started": "", "uid": uid}))
-            os.link(temporary, self.path / nest.CLAIM)
+            os.link(temporary, self.path / nest_files.CLAIM)
         temporary.unlink(missing_ok=True)
 
     def log_tail(self, name: str, characters: int = 1000) -> str:

@@ -21,11 +21,11 @@ import marshal
 import os
 import select
 import signal
-import stat
 import sys
 import time
 
-from runyard.executors.local.process import LINUX, Row, below, look, proportional_bytes, suppress, table
+from runyard.executors.local.nest_files import STOP, claim, granted_s, read, remove_fifos, write_status
+from runyard.executors.local.process import LINUX, Row, below, proportional_bytes, suppress, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from runyard.executors.local.request import Request
-
-CLAIM = "nest.json"
-STATUS = "status.json"
-STOP = "stop.json"
 
 _SETTLE_S = 330.0  # how long the agent may take to store the rest after main's end; it gives up before
 _LAST_WORDS_S = 1.0  # how long main may take to end by itself once its agent is gone
@@ -61,22 +57,6 @@ def main(folder: str, uid: str) -> None:
     except BaseException:
         nest.kill(spare=0)
         raise
-
-
-def claim(uid: str, pid: int) -> bool:
-    """Take the pod whose folder is the working directory. A link is made whole, and by one process only."""
-    row = look(pid)
-    started = row.started if row else ""
-    temporary = f".{CLAIM}.{os.getpid()}"
-    with open(temporary, "w") as file:
-        file.write(f'{{"pid": {pid}, "started": "{started}", "uid": "{uid}"}}\n')
-    try:
-        os.link(temporary, CLAIM)
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
-    return True
 
 
 class Nest:
@@ -177,7 +157,7 @@ class Nest:
                 self.kill(spare=self._agent)
             elif self._asked:
                 self._asked = False
-                self._ask("cancelled", "it was asked to end", _grace_s(self._request["grace_s"]))
+                self._ask("cancelled", "it was asked to end", granted_s(self._request["grace_s"]))
             elif deadline is not None and now >= deadline:
                 deadline = None
                 self._ask(
@@ -239,17 +219,17 @@ class Nest:
         status = self._verdict()
         status["reason"] = status["reason"] or reason
         status["message"] = status["message"] or message
-        _write_status(status, swept=False)
+        write_status(status, swept=False)
         if self._main:
             self.kill(spare=self._agent)
             self._settle()
             self.kill(spare=0)
-        _remove_fifos(self._request["runyard_dir"])
-        _write_status(status, swept=self._subreaper or not self._main)
+        remove_fifos(self._request["runyard_dir"])
+        write_status(status, swept=self._subreaper or not self._main)
 
     def _verdict(self) -> dict[str, object]:
         wait_status = self._ends.get(self._main)
-        receipt = _read(self._request["receipt"])
+        receipt = read(self._request["receipt"])
         code = None if wait_status is None else os.waitstatus_to_exitcode(wait_status)
         number = -code if code is not None and code < 0 else None
         exit_code = 128 + number if number is not None else code
@@ -280,7 +260,7 @@ class Nest:
         while not self._reap(self._agent) and not self._forced and time.monotonic() < until:
             if self._asked or (self._reason == "cancelled" and self._kill_at is not None):
                 # A cancel ends in its time, with the store away too; but a second or two are always for the log.
-                grace_s = max(_LAST_WORDS_S, _grace_s(self._request["grace_s"]))
+                grace_s = max(_LAST_WORDS_S, granted_s(self._request["grace_s"]))
                 until = min(until, time.monotonic() + grace_s)
                 self._asked, self._kill_at = False, None
             told = told or self._tell_end()
@@ -307,7 +287,7 @@ class Nest:
             return "the agent does not answer"
         code = os.waitstatus_to_exitcode(self._ends[self._agent])
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        last = _read("agent.log").strip()[-1000:]
+        last = read("agent.log").strip()[-1000:]
         return f"the agent ended with {how}" + (f": {last}" if last else "")
 
     # Processes
@@ -413,65 +393,3 @@ def _become_subreaper() -> bool:
 
     answer: int = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     return answer == 0
-
-
-def _grace_s(default: float) -> float:
-    text = _read(STOP)
-    try:
-        return float(text.partition(":")[2].strip().rstrip("}\n "))
-    except ValueError:
-        return default
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def _write_status(status: dict[str, object], *, swept: bool) -> None:
-    """By hand: importing json would cost more than everything else here.
-
-    A removed folder is no error. A full disk is waited for, since how main ended is known nowhere else.
-    """
-    words = [f'"{key}": {_json(value)}' for key, value in {**status, "swept": swept}.items()]
-    while True:
-        try:
-            with open(f".{STATUS}", "w") as file:
-                file.write("{" + ", ".join(words) + "}\n")
-            os.replace(f".{STATUS}", STATUS)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            sys.stderr.write(f"status.json cannot be written: {error}\n")
-            time.sleep(1)
-        else:
-            return
-
-
-def _json(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    return '"' + "".join(_character(one) for one in str(value)) + '"'
-
-
-def _character(one: str) -> str:
-    return "\\" + one if one in '\\"' else one if 32 <= ord(one) < 127 else _escape(one)
-
-
-def _escape(one: str) -> str:
-    data = one.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{data[i]:02x}{data[i + 1]:02x}" for i in range(0, len(data), 2))
-
-
-def _remove_fifos(folder: str) -> None:
-    with suppress(FileNotFoundError):
-        for entry in os.scandir(folder):
-            if stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
-                os.unlink(entry.path)

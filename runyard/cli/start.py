@@ -1,0 +1,126 @@
+"""`runyard run start`: a run on a server that is there already."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runyard.cli import options
+from runyard.cli.act import watch_run, with_yard
+from runyard.cli.checkout import Checkout, find_checkout, find_checkout_of
+from runyard.cli.console import print_json
+from runyard.cli.exits import Exit
+from runyard.cli.files import find_file, make_request
+from runyard.errors import InvalidRequest
+from runyard.spec import compile_run
+from runyard.spec.plan import Source
+
+if TYPE_CHECKING:
+    from runyard.client import Run, Runyard
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--run", "run_name", default="", help="Which run of the file; not needed where there is only one.")
+@click.option("--task", "tasks", multiple=True, help="Only this task and what it needs. May be repeated.")
+@click.option("--env", "pairs", multiple=True, metavar="NAME=VALUE", help="A variable of the run. Never a secret.")
+@click.option("--env-file", type=click.Path(path_type=Path), help="Variables of the run, from a dotenv file.")
+@click.option("--local", is_flag=True, help="From the git checkout around FILE, exactly as it is.")
+@click.option("--source", help="From this folder, or from the repository at this URL.")
+@click.option("--branch", default="", help="The branch to take, and what `when` sees.")
+@click.option("--tag", default="", help="The tag to take, and what `when` sees.")
+@click.option("--ref", default="", help="Another ref to take.")
+@click.option("--commit", default="", help="The commit to take.")
+@click.option("--message", default="", help="The commit's message: `[ci skip]` in it makes no run.")
+@click.option("--group", default="", help="Runs of one group run in order, e.g. /project/web/branch/main.")
+@click.option("--project", default="", help="The project that it belongs to.")
+@click.option("--cache-group", default="", help="Whose caches it sees.")
+@click.option("--priority", type=click.IntRange(1, 5), default=3, show_default=True, help="1 comes first.")
+@click.option("--id", "run_id", help="The run's id, instead of a new one.")
+@click.option("--idempotency-key", help="A second start with this key gives the first one's run.")
+@click.option("--watch", is_flag=True, help="Follow it, and end with its status.")
+@options.executor
+@options.connection
+@options.ascii_only
+@options.output
+def start(
+    file: Path | None,
+    *,
+    run_name: str,
+    tasks: tuple[str, ...],
+    pairs: tuple[str, ...],
+    env_file: Path | None,
+    local: bool,
+    source: str | None,
+    branch: str,
+    tag: str,
+    ref: str,
+    commit: str,
+    message: str,
+    group: str,
+    project: str,
+    cache_group: str,
+    priority: int,
+    run_id: str | None,
+    idempotency_key: str | None,
+    watch: bool,
+    executor: str | None,
+    address: str | None,
+    namespace: str | None,
+    state: Path | None,
+    ascii_only: bool,
+    output: str,
+) -> int:
+    """Start a run of FILE (.runyard/config.yml) and print its id."""
+    path = file or find_file()
+    checkout = _checkout(path, local=local, source=source)
+    words = {"branch": branch, "tag": tag, "ref": ref, "commit": commit}
+    given = {name: word for name, word in words.items() if word}
+    checkout = replace(checkout, source=checkout.source.model_copy(update=given))
+    settings = options.load_settings(state=state, executor=executor)
+    request = make_request(
+        path,
+        run=run_name,
+        tasks=tasks,
+        environment=options.parse_environment(pairs, env_file),
+        checkout=checkout,
+        executor=settings.executor,
+        message=message,
+        group=group,
+        project=project,
+        cache_group=cache_group,
+        priority=priority,
+    )
+    plan = compile_run(request, run_id="check", execution_id="check")
+
+    async def act(yard: "Runyard") -> int:
+        started = await yard.submit(request, run_id=run_id, idempotency_key=idempotency_key, plan=plan)
+        if not watch:
+            _print_started(started, as_json=output == "json")
+            return Exit.SUCCESS
+        return await watch_run(started, origin=checkout.origin, ascii_only=ascii_only, as_json=output == "json")
+
+    return with_yard(act, address=address, namespace=namespace, state=state)
+
+
+def _checkout(path: Path, *, local: bool, source: str | None) -> Checkout:
+    """A folder is taken as it is; anything else is a URL that the task clones."""
+    if local and source:
+        raise InvalidRequest("--local takes the checkout around the file: give it or --source, not both")
+    if source and not Path(source).is_dir() and (":" in source or source.startswith("/")):
+        return Checkout(source=Source(url=source), folder=Path.cwd())
+    if source:
+        return find_checkout(Path(source))
+    if local:
+        return find_checkout_of(path)
+    return Checkout(source=Source(), folder=find_checkout_of(path).folder)
+
+
+def _print_started(started: "Run", *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": started.id, "ui": started.ui})
+        return
+    click.echo(started.id)
+    if started.ui:
+        click.echo(f"Temporal UI  {started.ui}", err=True)
