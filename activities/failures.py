@@ -31,6 +31,7 @@ def failed_task(end: TaskEnd) -> ApplicationError:
 def application_error(error: RunyardError) -> ApplicationError:
     """``type`` is the error's code; what may get better by itself is retried."""
     details: list[object] = []
+    benign = isinstance(error, USERS_OWN)
     if isinstance(error, InvalidRunFile):
         details = [[vars(problem) for problem in error.problems]]
     return ApplicationError(
@@ -38,7 +39,9 @@ def application_error(error: RunyardError) -> ApplicationError:
         *details,
         type=error.code,
         non_retryable=not error.retryable,
-        category=ApplicationErrorCategory.BENIGN if isinstance(error, USERS_OWN) else ApplicationErrorCategory.UNSPECIFIED,
+        category=ApplicationErrorCategory.BENIGN
+        if isinstance(error, USERS_OWN)
+        else ApplicationErrorCategory.UNSPECIFIED,
     )
 
 

@@ -3,14 +3,13 @@
 import hashlib
 import re
 
-from runyard.records.archives import list_archives
-from runyard.records.logs import load_seal
-from runyard.script import compile_script, step_secrets
-
 from activities.signatures import TaskAttempt
 from runyard.dialogue import Assignment, CacheAccess
 from runyard.errors import NotFound
 from runyard.executors.base import Launch
+from runyard.records.archives import list_archives
+from runyard.records.logs import load_seal
+from runyard.script import compile_script, step_secrets
 from runyard.spec.plan import (
     Environment,
     FromOutput,

@@ -4,12 +4,12 @@ import asyncio
 from difflib import get_close_matches
 
 from pydantic import ValidationError
-from runyard.records.runs import write_plan, write_result
 from temporalio import activity
 
 from activities.failures import translate
 from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
 from runyard.errors import InvalidRequest
+from runyard.records.runs import write_plan, write_result
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.plan import Plan
 from runyard.spec.run import RunRequest

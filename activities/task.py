@@ -9,10 +9,6 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from runyard.records.archives import verify_archives
-from runyard.records.logs import load_manifest, load_seal, seal
-from runyard.records.runs import read_header, read_task, write_runids
-from runyard.records.setup import SetupLog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -33,6 +29,10 @@ from activities.verdict import judge
 from runyard.errors import ConfigError, Conflict, Corrupt, NotFound, RunyardError
 from runyard.executors.base import Ended, Executor
 from runyard.reasons import Reason
+from runyard.records.archives import verify_archives
+from runyard.records.logs import load_manifest, load_seal, seal
+from runyard.records.runs import read_header, read_task, write_runids
+from runyard.records.setup import SetupLog
 from runyard.spec.plan import TaskPlan
 from runyard.spec.run import PodRef, TaskEnd
 from runyard.store import paths
@@ -203,7 +203,10 @@ class TaskActivities:
                     update = {"status": "failed", "reason": Reason.ARCHIVE_FAILED, "message": error.message}
                     end = end.model_copy(update=update)
         self._fault("fetch.verified")
-        said = [*self._executor.notes(task), f"pod {pod_name(attempt)}" + (f" on {ended.node}" if ended.node else "")]
+        said = [
+            *self._executor.notes(task),
+            f"pod {pod_name(attempt)}" + (f" on {ended.node}" if ended.node else ""),
+        ]
         if end.status != "success":
             said += [end.message or end.reason.sentence, end.reason.remedy, ended.message]
         await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=list(dict.fromkeys(said)))

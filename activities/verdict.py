@@ -4,11 +4,10 @@ What the executor saw of the pod comes first, then main's receipt, then the agen
 three: exit code 0 of the very pod, the receipt's `sealed`, and a manifest that is complete.
 """
 
-from runyard.script import Receipt, parse_receipt
-
 from runyard.dialogue import Manifest
 from runyard.executors.base import Ended
 from runyard.reasons import Reason
+from runyard.script import Receipt, parse_receipt
 from runyard.spec.plan import Step
 from runyard.spec.run import TaskEnd
 

@@ -23,7 +23,7 @@ from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
 from runyard.store.posix import PosixStore
 from runyard.temporal import connect
 from workers.embedded import embedded_server
-from workers.serve import SANDBOX, build_workers, require_search_attributes
+from workers.serve import RUNNER, build_workers, require_search_attributes
 
 
 def graph(tasks: int, layers: int, parents: int) -> list[list[int]]:
@@ -59,7 +59,7 @@ async def bench(folder: Path) -> AsyncIterator[Client]:
             task_queue=QUEUE,
             workflows=[Floor],
             activities=[empty],
-            workflow_runner=SANDBOX,
+            workflow_runner=RUNNER,
             max_concurrent_activities=2000,
         )
         ours = build_workers(client, store, [MemoryExecutor()])

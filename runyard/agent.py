@@ -476,9 +476,10 @@ class Masker:
         out, at = [], 0
         self.held, covered, self.covered = data[cut:], self.covered, 0
         for start, end in places:
-            if start >= cut:
+            begun = covered and not start
+            if start >= cut and not begun:
                 break
-            if start or not covered:
+            if not begun:
                 out += [data[at:start], b"***"]
             at = end
             if end > cut:

@@ -18,7 +18,7 @@ from runyard.spec.run import GraphTask, PodRef, TaskEnd, TaskStatus, TaskView
 class TaskRecord(BaseModel):
     """A task that has been started, or that waits for people. The workflow writes to it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
     task: str
     status: TaskStatus = "queued"

@@ -49,26 +49,32 @@ async def compact_step(
 
 
 async def compact_setup(store: ObjectStore, key: str, segments: Sequence[Segment], last: bytes = b"") -> Compacted:
-    """Write the setup log, ``last`` at its end. One that is there is replaced only by one that goes on from it."""
+    """Write the setup log, ``last`` at its end. To one that is there only lines that it lacks are added."""
     parts = []
     for segment in segments:
         try:
             parts.append(await read(store, segment.key))
         except NotFound:  # another worker has sealed and deletes
             continue
-    whole = b"".join([*parts, last])
+    lines = b"".join(parts)
+    whole = lines + last
     if whole:
         try:
             await store.put(key, whole, if_absent=True)
-        except Conflict:
+        except Conflict:  # of a worker that was killed before its seal, or is about to write it
             there = await read(store, key)
-            if whole.startswith(there) and whole != there:
+            whole = whole if whole.startswith(there) else there + lines_not_in(there, lines)
+            if whole != there:
                 await store.put(key, whole)
-            else:
-                whole = there
     found = Digest()
     await found.add(whole)
     return _compacted(found, "")
+
+
+def lines_not_in(there: bytes, lines: bytes) -> bytes:
+    """Those of ``lines`` that ``there`` lacks, in their order. Setup lines have a time and so are unique."""
+    known = set(there.splitlines())
+    return b"".join(line for line in lines.splitlines(keepends=True) if line.rstrip(b"\n") not in known)
 
 
 class _Stream:

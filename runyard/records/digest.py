@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 LAST_LINE = 200
 _TAIL = 4 * LAST_LINE + 1
+_INNER = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character
 
 
 class Digest:
@@ -41,8 +42,10 @@ class Digest:
 
     @property
     def last_line(self) -> str:
-        """The last line that is not blank, at most 200 characters of it."""
-        lines = self._tail.decode(errors="replace").replace("\r", "\n").split("\n")
+        """The last line that is not blank; of one longer than 200 characters, some 200 of its end."""
+        cut = len(self._tail) == _TAIL  # it may begin inside of a character
+        tail = self._tail.lstrip(_INNER) if cut else self._tail
+        lines = tail.decode(errors="replace").replace("\r", "\n").split("\n")
         return next((line.strip()[:LAST_LINE] for line in reversed(lines) if line.strip()), "")
 
 

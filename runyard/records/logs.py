@@ -23,9 +23,8 @@ from runyard.spec.run import TaskEnd
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
 
-
 INLINE_SETUP_BYTES = 4096
-"""Of most tasks the setup log is three lines: an object of its own for them costs more than all else that is sealed."""
+"""Most setup logs are three lines: an object of its own for them costs more than all else that is sealed."""
 
 
 class SealedSetup(Model):
@@ -172,10 +171,10 @@ async def _setup(
     store: ObjectStore, task_id: str, attempt: int, segments: Sequence[Segment], last: Sequence[str]
 ) -> SealedSetup:
     """The setup log's end, and where it is."""
-    text = stamp(now(), last)
-    if not segments and len(text.encode()) <= INLINE_SETUP_BYTES:
-        return SealedSetup(bytes=len(text.encode()), lines=text.count("\n"), text=text)
-    log = await compact_setup(store, paths.step_log(task_id, attempt, paths.SETUP), segments, text.encode())
+    text = stamp(now(), last).encode(errors="replace")
+    if not segments and len(text) <= INLINE_SETUP_BYTES:
+        return SealedSetup(bytes=len(text), lines=text.count(b"\n"), text=text.decode())
+    log = await compact_setup(store, paths.step_log(task_id, attempt, paths.SETUP), segments, text)
     return SealedSetup(bytes=log.bytes, lines=log.lines)
 
 

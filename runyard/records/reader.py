@@ -11,6 +11,7 @@ import codecs
 from collections.abc import AsyncIterator, Iterator
 
 from runyard.errors import NotFound
+from runyard.records.compact import lines_not_in
 from runyard.records.logs import Seal, load_seal
 from runyard.records.segments import Log, Segment, list_segments
 from runyard.store import paths
@@ -116,7 +117,7 @@ class LogReader:
         if begin >= sizes.get(log, 0):
             return
         if log == paths.SETUP and seal.setup.text:
-            yield seal.setup.text.encode()[begin:]
+            yield _not_given(seal.setup.text.encode()[begin:], bytes(live.setup))
             return
         chunks = self._store.get(paths.step_log(self._task_id, self._attempt, log), offset=begin)
         if log == paths.SETUP:
@@ -224,8 +225,7 @@ def _not_given(whole: bytes, given: bytes) -> bytes:
     """The rest of a setup log. Workers whose clocks differ may have put lines before those that were given."""
     if whole.startswith(given):
         return whole[len(given) :]
-    known = set(given.splitlines())
-    return b"".join(line for line in whole.splitlines(keepends=True) if line.rstrip(b"\n") not in known)
+    return lines_not_in(given, whole)
 
 
 def _logs(seal: Seal) -> list[Log]:

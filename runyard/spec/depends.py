@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
-from runyard.model import Model
+from runyard.model import Input
 from runyard.spec import plan, values
 from runyard.spec.tree import clip, did_you_mean
 
@@ -15,7 +15,7 @@ def _many(value: object) -> list[object]:
     return values.words(value)
 
 
-class Dependency(Model):
+class Dependency(Input):
     task: str
     conditions: list[plan.Condition]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from runyard.model import Model
+from runyard.model import Input
 from runyard.spec import plan, values
 from runyard.spec.depends import Depends
 from runyard.spec.policies import ApprovalOf, RetryOf, Timeouts
@@ -20,7 +20,7 @@ from runyard.spec.values import Duration, Filled, Flag, Name, Positive, Text
 from runyard.spec.when import When
 
 
-class Matrix(Model):
+class Matrix(Input):
     """One task a combination: the values are lists under names of your choice. Read by runyard.spec.matrix."""
 
     model_config = ConfigDict(
@@ -34,7 +34,7 @@ class Matrix(Model):
     )
 
 
-class Level(Model):
+class Level(Input):
     """What a file, a run and a task have in common: the most specific one wins."""
 
     docker_registries_auth: Registries = Field(default_factory=dict)

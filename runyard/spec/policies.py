@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
-from runyard.model import Model
+from runyard.model import Input
 from runyard.reasons import Reason
 from runyard.spec import values
 from runyard.spec.tree import Written, clip, did_you_mean
@@ -23,7 +23,7 @@ _NOT_RETRIED = (
 RETRY_REASONS = tuple(reason.value for reason in Reason if reason not in _NOT_RETRIED)
 
 
-class Backoff(Model):
+class Backoff(Input):
     """The wait before another attempt: ``initial``, then ``factor`` times the last, at most ``max``."""
 
     initial: Duration = 5.0
@@ -64,7 +64,7 @@ _ON_SCHEMA: dict[str, Any] = {
 RetryOn = Annotated[int | str, PlainValidator(_retry_on), WithJsonSchema(_ON_SCHEMA)]
 
 
-class Retry(Model):
+class Retry(Input):
     """Further attempts of a task that failed."""
 
     limit: Count = Field(0, description="Further attempts at most")
@@ -82,7 +82,7 @@ class Retry(Model):
 RetryOf = Annotated[Retry, BeforeValidator(_retry), values.Or(({"type": "integer", "minimum": 0},))]
 
 
-class Timeouts(Model):
+class Timeouts(Input):
     """Each with its own reason when it strikes; 0 = none."""
 
     queue: Duration | None = Field(None, description="Waiting for room")
@@ -91,7 +91,7 @@ class Timeouts(Model):
     step: Duration | None = Field(None, description="Each step")
 
 
-class Approval(Model):
+class Approval(Input):
     """A task that waits for people."""
 
     approvers: Positive = Field(1, description="How many different people")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from runyard.model import Model
+from runyard.model import Input, Model
 from runyard.reasons import Reason
 from runyard.spec.plan import Approval, Condition, Retry, Source
 
@@ -23,7 +23,7 @@ def executor_queue(executor: str) -> str:
     return f"{RUNS_QUEUE}-{executor}"
 
 
-class RunRequest(Model):
+class RunRequest(Input):
     """The argument of RunWorkflow.
 
     ``file`` is the run file: its text (YAML, JSON, Jsonnet) or, for JSON callers, the object itself.

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
-from runyard.model import Model
+from runyard.model import Input
 from runyard.spec import plan, values
 from runyard.spec.values import Filled, Flag, PositiveDuration, Size, Text
 
 
-class RegistryAuth(Model):
+class RegistryAuth(Input):
     """Credentials of a registry of images."""
 
     type: Literal["basic", "encodedauth"] = "basic"
@@ -31,7 +31,7 @@ class RegistryAuth(Model):
 Registries = dict[Filled, RegistryAuth]
 
 
-class Tmpfs(Model):
+class Tmpfs(Input):
     size: Size | None = None
 
 
@@ -39,7 +39,7 @@ def _tmpfs(value: object) -> object:
     return {} if value is None else value
 
 
-class Volume(Model):
+class Volume(Input):
     path: Filled = Field(description="Absolute path in the container")
     tmpfs: Annotated[Tmpfs, BeforeValidator(_tmpfs)]
 
@@ -63,7 +63,7 @@ Entrypoint = Annotated[
 ]
 
 
-class Ready(Model):
+class Ready(Input):
     """How a service shows that it is ready; the first step waits for it."""
 
     port: values.Port | None = Field(None, description="Something listens there")
@@ -78,7 +78,7 @@ class Ready(Model):
         return self
 
 
-class Container(Model):
+class Container(Input):
     """The first container of a task runs its steps; the others are services, reachable on localhost."""
 
     image: Filled = Field(examples=["python:3.13", "{{ matrix.image }}"])
@@ -97,13 +97,13 @@ def _containers(value: object) -> object:
     return value
 
 
-class Runtime(Model):
+class Runtime(Input):
     type: Literal["pod"] = "pod"
     arch: Literal["", "386", "amd64", "arm", "arm64"] = ""
     containers: Annotated[list[Container], BeforeValidator(_containers)]
 
 
-class Resources(Model):
+class Resources(Input):
     """Request and limit both."""
 
     cpu: values.Cores | None = None

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from runyard.model import Model
+from runyard.model import Input
 from runyard.spec import values
 from runyard.spec.tree import clip, did_you_mean
 from runyard.spec.values import Filled, Flag, Name, PositiveDuration, Text, Variables
@@ -64,7 +64,7 @@ Keys = Annotated[
 Condition = Annotated[StepCondition, BeforeValidator(_condition), values.Or(({"enum": list(STEP_WORDS)},))]
 
 
-class Content(Model):
+class Content(Input):
     """Files to pack."""
 
     source_dir: Filled = Field(".", description="Folder that `paths` are relative to; `~` is the home")
@@ -72,7 +72,7 @@ class Content(Model):
     paths: Globs = Field(["**"], description="Doublestar patterns below `source_dir`; everything by default")
 
 
-class _Step(Model):
+class _Step(Input):
     name: Name | None = None
     when: Condition | None = None
 
@@ -130,7 +130,7 @@ class RestoreCacheStep(_Step):
 
 def one_spelling(value: object) -> object:
     """Every spelling as `{type: …, …}`; a step that has been read already stays."""
-    if isinstance(value, Model):
+    if isinstance(value, Input):
         return value
     if isinstance(value, str):
         return _word(str(value))

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, JsonValue, PlainValidator, WithJsonSchema
 
-from runyard.model import Model
+from runyard.model import Input
 from runyard.spec import values
 from runyard.spec.bounded import run_bounded
 from runyard.spec.plan import StepWhen
@@ -81,7 +81,7 @@ Pattern = Annotated[str, PlainValidator(_pattern), values.schema_of(["string"], 
 Patterns = Annotated[list[Pattern], BeforeValidator(_patterns), WithJsonSchema(_PATTERNS_SCHEMA)]
 
 
-class Rules(Model):
+class Rules(Input):
     include: Patterns = []
     exclude: Patterns = []
 
@@ -89,7 +89,7 @@ class Rules(Model):
 RulesOf = Annotated[Rules, BeforeValidator(_rules), values.Or((values.STRING, values.STRINGS))]
 
 
-class When(Model):
+class When(Input):
     branch: RulesOf | None = None
     tag: RulesOf | None = None
     ref: RulesOf | None = None

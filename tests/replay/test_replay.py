@@ -7,11 +7,11 @@ New shapes are added by `python tests/replay/record.py` (it writes only those th
 from pathlib import Path
 
 import pytest
+from conftest import SANDBOX
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
 from runyard.temporal import data_converter
-from workers.serve import SANDBOX
 from workflows.run import RunWorkflow
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))

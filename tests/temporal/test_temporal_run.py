@@ -160,7 +160,9 @@ async def test_a_held_task_waits_for_a_human(yard: Yard) -> None:
 
 
 async def test_cancelling_one_task_leaves_the_others(yard: Yard) -> None:
-    handle = await yard.start(file(task("long", "sleep 600"), task("b", "true"), task("c", "true", depends=["long"])))
+    handle = await yard.start(
+        file(task("long", "sleep 600"), task("b", "true"), task("c", "true", depends=["long"]))
+    )
     await until(yard, handle, "long", "running")
     await handle.execute_update("cancel_task", TaskRequest(task="long", by="ann"))
     error = await failure(handle)
