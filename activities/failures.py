@@ -39,9 +39,7 @@ def application_error(error: RunyardError) -> ApplicationError:
         *details,
         type=error.code,
         non_retryable=not error.retryable,
-        category=ApplicationErrorCategory.BENIGN
-        if isinstance(error, USERS_OWN)
-        else ApplicationErrorCategory.UNSPECIFIED,
+        category=ApplicationErrorCategory.BENIGN if benign else ApplicationErrorCategory.UNSPECIFIED,
     )
 
 

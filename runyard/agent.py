@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     Segment = Callable[[str], bool]
     State = frozenset[tuple[int, int]]
+    Entry = tuple[str, str, str]  # name in the archive, path, the folder that was asked for
 
     class Sink(Protocol):
         def write(self, data: bytes, /) -> int: ...
@@ -1196,15 +1197,15 @@ def escape(words: str) -> str:
 # --- archives ---------------------------------------------------------------------------------------
 
 
-def find_entries(globs: Globs, source: str, dest: str) -> Iterator[tuple[str, str]]:
-    """Name in the archive and path of all that matches below ``source``; links are not followed."""
+def find_entries(globs: Globs, source: str, dest: str) -> Iterator[Entry]:
+    """Name in the archive, path and source of all that matches below ``source``; links are not followed."""
     base = [part for part in dest.split("/") if part not in ("", ".")]
     if ".." in base:
         raise Failure(f"the dest_dir {dest!r} leaves the archive")
 
-    def walk(folder: str, names: list[str], state: State) -> Iterator[tuple[str, str]]:
+    def walk(folder: str, names: list[str], state: State) -> Iterator[Entry]:
         if names and globs.matches(state):
-            yield "/".join(names), folder
+            yield "/".join(names), folder, source
         if not globs.goes_on(state):
             return
         try:
@@ -1216,7 +1217,7 @@ def find_entries(globs: Globs, source: str, dest: str) -> Iterator[tuple[str, st
             if entry.is_dir(follow_symlinks=False):
                 yield from walk(entry.path, [*names, entry.name], inner)
             elif globs.matches(inner):
-                yield "/".join([*names, entry.name]), entry.path
+                yield "/".join([*names, entry.name]), entry.path, source
 
     return walk(source, base, globs.start())
 
@@ -1282,7 +1283,7 @@ class Packer:
         program = shutil.which("zstd")
         return ("tar.zst", program) if program else ("tar.gz", "")
 
-    def pack(self, entries: Iterable[tuple[str, str]], path: str) -> tuple[int, str, int]:
+    def pack(self, entries: Iterable[Entry], path: str) -> tuple[int, str, int]:
         """Size, SHA-256 and number of entries of the archive that is now at ``path``."""
         out = HashingFile(path)
         try:
@@ -1303,18 +1304,19 @@ class Packer:
             return ZstdFile(out, "wb", level=3)  # type: ignore[no-any-return, unused-ignore]
         return Compressor([self.program, "-q", "-c", "-3"], out, self.work)
 
-    def _write(self, entries: Iterable[tuple[str, str]], sink: Sink) -> int:
+    def _write(self, entries: Iterable[Entry], sink: Sink) -> int:
         import tarfile
 
-        seen: dict[str, str] = {}
-        for name, path in entries:
-            other = seen.setdefault(name, path)
+        seen: dict[str, Entry] = {}
+        for entry in entries:
+            name, path, _ = entry
+            other = seen.setdefault(name, entry)[1]
             if other != path and not (os.path.isdir(path) and os.path.isdir(other)):
                 raise Failure(f"{other} and {path} would both become {name}")
         with tarfile.open(mode="w|", fileobj=sink, format=tarfile.PAX_FORMAT, bufsize=1 << 18) as tar:  # type: ignore[call-overload]
-            return sum(self._add(tar, name, path) for name, path in sorted(seen.items()))
+            return sum(self._add(tar, *seen[name]) for name in sorted(seen))
 
-    def _add(self, tar: TarFile, name: str, path: str) -> bool:
+    def _add(self, tar: TarFile, name: str, path: str, source: str) -> bool:
         import tarfile
 
         self.work.check()
@@ -1329,10 +1331,8 @@ class Packer:
                 tar.addfile(info)
             elif stat.S_ISLNK(found.st_mode):
                 info.type, info.mode = tarfile.SYMTYPE, 0o777
-                info.linkname = os.readlink(path)
-                check_link(
-                    name.split("/"), info.linkname, os.path.dirname(path)[: -len(os.path.dirname(name)) or None]
-                )
+                info.linkname = relative_link(path, source)
+                check_link(name.split("/"), info.linkname)
                 tar.addfile(info)
             else:
                 self.work.say(f"{path} is left out: not a file, folder or link")
@@ -1402,15 +1402,18 @@ class Compressor:
             raise self.error or Failure(f"the compressor ended with {code}")
 
 
-def check_link(parts: list[str], target: str, root: str) -> None:
-    """Raises Failure if a link of this name leaves the folder ``root`` that its archive stands for."""
-    whole = os.path.normpath(target if target.startswith("/") else "/".join([*parts[:-1], target]))
-    if target.startswith("/"):
-        inside = whole == os.path.normpath(root) or whole.startswith(os.path.normpath(root) + "/")
-    else:
-        inside = whole != ".." and not whole.startswith("../")
-    if not inside:
-        raise Failure(f"{'/'.join(parts)} is a link that leaves its folder, to {target}: leave it out by `paths`")
+def relative_link(path: str, source: str) -> str:
+    """Where a link leads. An absolute one within ``source`` is made relative, to hold wherever it is restored."""
+    target = os.readlink(path)
+    inside = target.startswith("/") and os.path.normpath(target).startswith(os.path.normpath(source) + "/")
+    return os.path.relpath(target, os.path.dirname(path)) if inside else target
+
+
+def check_link(parts: list[str], target: str) -> None:
+    """Raises Failure if a link of this name, from the top of its archive, leaves it."""
+    whole = os.path.normpath("/".join([*parts[:-1], target]))
+    if target.startswith("/") or whole == ".." or whole.startswith("../"):
+        raise Failure(f"{'/'.join(parts)} is a link that leaves its folder, to {target}; leave it out by `paths`")
 
 
 class Unpacker:
@@ -1454,7 +1457,7 @@ class Unpacker:
                 return
             self._clear(fd, parts)
             if member.issym():
-                check_link(parts, member.linkname, self.folder)
+                check_link(parts, member.linkname)
                 os.symlink(member.linkname, parts[-1], dir_fd=fd)
                 self.links.append("/".join(parts))
                 self._own(parts[-1], fd)
@@ -1468,12 +1471,13 @@ class Unpacker:
 
     def finish(self) -> None:
         """Modes and times of folders, the innermost first; and no link may have become a way out."""
-        for name in self.links:
-            path = os.path.join(self.folder, name)
-            real = os.path.realpath(path)
-            if real != self.folder and not real.startswith(self.folder.rstrip("/") + "/") and os.path.islink(path):
-                os.unlink(path)
-                raise Failure(f"{name!r} is a link that leaves the folder; it is removed again")
+        inside = self.folder.rstrip("/") + "/"
+        places = [(name, os.path.join(self.folder, name)) for name in self.links]
+        ways_out = [(name, path) for name, path in places if not f"{os.path.realpath(path)}/".startswith(inside)]
+        for _, path in ways_out:
+            remove(path)
+        if ways_out:
+            raise Failure(f"{ways_out[0][0]!r} is a link that leaves the folder; it is removed again")
         for name, (mode, mtime) in sorted(self.folders.items(), reverse=True):
             fd = self._enter(name.split("/"))
             os.fchmod(fd, mode)
@@ -1762,9 +1766,9 @@ class Work:
             raise Failure(f"the agent does not know steps of the type {step['type']}")
 
 
-def gather(work: Work, contents: list[Content], default: list[str]) -> list[tuple[str, str]]:
+def gather(work: Work, contents: list[Content], default: list[str]) -> list[Entry]:
     """All entries that ``contents`` name. Raises Failure for a source that is not there."""
-    entries: list[tuple[str, str]] = []
+    entries: list[Entry] = []
     for content in contents:
         source = work.path(content["source_dir"])
         if not os.path.isdir(source):
@@ -1774,7 +1778,7 @@ def gather(work: Work, contents: list[Content], default: list[str]) -> list[tupl
     return entries
 
 
-def pack_into(work: Work, target: Folder | Url, entries: list[tuple[str, str]]) -> tuple[str, str, Facts]:
+def pack_into(work: Work, target: Folder | Url, entries: list[Entry]) -> tuple[str, str, Facts]:
     """Pack into a temporary file of the target: its path, the ending of its name, and what is known of it."""
     packer = Packer(work)
     path = target.temporary()

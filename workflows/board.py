@@ -23,13 +23,21 @@ from workflows.state import Carried, Clock, TaskRecord, view_task
 class Board:
     """All that a run knows. Nothing of it waits or asks anybody."""
 
-    def __init__(self, run_id: str, execution_id: str, created_at: datetime, prepared: PreparedRun) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        execution_id: str,
+        created_at: datetime,
+        prepared: PreparedRun,
+        *,
+        graph: Graph | None = None,
+    ) -> None:
         self.run_id = run_id
         self.execution_id = execution_id
         self.clock = Clock(created_at)
         self.prepared = prepared
         self.nodes: dict[str, GraphTask] = {node.name: node for node in prepared.tasks}
-        self.graph = Graph(_graph_nodes(prepared), fail_fast=prepared.fail_fast)
+        self.graph = graph or Graph(_graph_nodes(prepared), fail_fast=prepared.fail_fast)
         self.records: dict[str, TaskRecord] = {}
         self.deleting: list[DeleteTask] = []
         self.finished: list[str] = []  # the last ten that ended, newest last
@@ -40,14 +48,14 @@ class Board:
     @classmethod
     def of(cls, run_id: str, execution_id: str, carried: Carried) -> "Board":
         """As the last execution left it."""
-        board = cls(run_id, execution_id, carried.created_at, carried.prepared)
-        board.graph = Graph.restore(
+        graph = Graph.restore(
             _graph_nodes(carried.prepared),
             carried.outcomes,
             carried.in_flight,
             fail_fast=carried.prepared.fail_fast,
             stopped=carried.stop is not None,
         )
+        board = cls(run_id, execution_id, carried.created_at, carried.prepared, graph=graph)
         board.records = {record.task: record for record in carried.records}
         board.finished, board.recorded = carried.finished, carried.recorded
         board.stop, board.stop_message = carried.stop, carried.stop_message

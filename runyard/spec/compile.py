@@ -57,9 +57,8 @@ def compile_run(request: RunRequest, *, run_id: str, execution_id: str) -> Plan:
 
 def graph_task(task: TaskPlan, at: tuple[int, int]) -> GraphTask:
     """What the workflow needs of a task; ``at`` is the offset and length of its TaskPlan in the stored plan."""
-    return GraphTask(
+    facts = GraphTask(
         name=task.name,
-        id=task.id,
         depends=task.depends,
         skip=task.skip,
         ignore_failure=task.ignore_failure,
@@ -71,6 +70,8 @@ def graph_task(task: TaskPlan, at: tuple[int, int]) -> GraphTask:
         keep_failed_for_s=task.keep_failed_for_s,
         at=at,
     )
+    # only what says something is *set*, and so sent: it is a third of a large run's history otherwise
+    return GraphTask.model_validate(facts.model_dump(exclude_defaults=True))
 
 
 def outputs_of(task: TaskPlan) -> list[str]:

@@ -54,7 +54,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("pattern", CASES)
 def test_pattern(tree: Path, pattern: str) -> None:
-    found = [name for name, _ in find_entries(Globs([pattern]), str(tree), ".")]
+    found = [name for name, *_ in find_entries(Globs([pattern]), str(tree), ".")]
     assert sorted(found) == sorted(CASES[pattern])
 
 
@@ -68,7 +68,7 @@ def test_folders_below_which_nothing_can_match_are_not_entered(tree: Path) -> No
 
 def test_links_are_found_and_not_followed(tree: Path) -> None:
     (tree / "loop").symlink_to(".")
-    assert [name for name, _ in find_entries(Globs(["loop/**", "loo?"]), str(tree), ".")] == ["loop"]
+    assert [name for name, *_ in find_entries(Globs(["loop/**", "loo?"]), str(tree), ".")] == ["loop"]
 
 
 @pytest.mark.parametrize("pattern", ["../x", "a/../../b", "{..,a}/b"])
