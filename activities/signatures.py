@@ -8,7 +8,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from runyard.model import Model
-from runyard.spec.run import GraphTask, PodRef, RunView
+from runyard.spec.run import GraphTask, PodRef, RunView, TaskEnd
 
 PREPARE_RUN = "prepare_run"
 SCHEDULE_TASK = "schedule_task"
@@ -77,10 +77,20 @@ class FetchTask(Model):
 
 
 class DeleteTask(Model):
-    """``pod`` None: whatever a `schedule_task` that did not answer may have left, or may yet leave."""
+    """``pod`` None: whatever a `schedule_task` that did not answer may have left, or may yet leave.
+
+    ``end`` is then how the attempt ended, for its seal: no `fetch_task` will write one.
+    """
 
     attempt: TaskAttempt
     pod: PodRef | None = None
+    end: TaskEnd | None = None
+
+
+class DeleteTasks(Model):
+    """All pods that may go at the same moment: one activity for them is a third of the work of one for each."""
+
+    tasks: list[DeleteTask]
 
 
 class RecordRun(Model):

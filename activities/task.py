@@ -6,8 +6,10 @@ arrow between two effects may be cut; `fault` is where tests cut them.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -20,6 +22,7 @@ from activities.signatures import (
     FETCH_TASK,
     SCHEDULE_TASK,
     DeleteTask,
+    DeleteTasks,
     FetchTask,
     ScheduledTask,
     ScheduleTask,
@@ -36,7 +39,10 @@ from runyard.records.setup import SetupLog
 from runyard.spec.plan import TaskPlan
 from runyard.spec.run import PodRef, TaskEnd
 from runyard.store import paths
-from runyard.store.base import ObjectStore
+from runyard.store.base import ObjectStore, read
+
+CLOSED: Final = b"closed by a worker: nothing had begun\n"
+"""What we write as an attempt's `started`, so that a pod which comes late runs no step."""
 
 
 def no_fault(point: str) -> None:
@@ -63,71 +69,74 @@ class TaskActivities:
     @translate
     async def schedule_task(self, request: ScheduleTask) -> ScheduledTask:
         """Wait for room, make the pod or adopt it. A task that cannot be placed at all ends here."""
-        attempt = request.attempt
-        name = pod_name(attempt)
-        if await load_seal(self._store, attempt.task_id, attempt.attempt) is not None:
-            return ScheduledTask(pod=PodRef(name=name, uid=""), scheduled_at=_now())  # fetch gives its end
-        self._fault("schedule.begin")
-        run = await read_header(self._store, attempt.run_id, attempt.header)
-        task = await read_task(self._store, attempt.run_id, attempt.at)
-        await self._refer(attempt, task)
-        self._fault("schedule.referred")
-        setup = SetupLog(self._store, attempt.task_id, attempt.attempt)
+        name = pod_name(request.attempt)
         async with Pulse(name) as pulse:
-            try:
-                self._validate(task)
-                launch = await build_launch(
-                    self._store,
-                    run,
-                    task,
-                    attempt,
-                    outputs_of=request.outputs_of,
-                    owner=_owner(),
-                    log_bytes=self._log_bytes,
-                )
-                pod = await self._executor.start(launch, pulse.report)
-            except RunyardError as error:
-                if error.retryable or isinstance(error, Conflict):
-                    raise
-                raise await self._refuse(attempt, error) from error
-        self._fault("schedule.started")
-        if pulse.messages:  # only what was waited for is worth an object of its own
-            await setup.say(*pulse.messages)
-        self._fault("schedule.said")
-        return ScheduledTask(pod=pod, scheduled_at=_now())
+            if await load_seal(self._store, request.attempt.task_id, request.attempt.attempt) is not None:
+                return ScheduledTask(pod=PodRef(name=name, uid=""), scheduled_at=_now())  # fetch gives its end
+            pod = await self._place(request, pulse)
+            return ScheduledTask(pod=pod, scheduled_at=_now())
 
     @activity.defn(name=FETCH_TASK)
     @translate
     async def fetch_task(self, request: FetchTask) -> TaskEnd:
         """Wait for main's end, take over what the agent brought to the store, verify and seal it."""
         attempt = request.attempt
-        sealed = await load_seal(self._store, attempt.task_id, attempt.attempt)
-        if sealed is None:
-            task = await read_task(self._store, attempt.run_id, attempt.at)
-            self._fault("fetch.begin")
-            ended, stopped = await self._follow(request, task)
-            self._fault("fetch.ended")
-            end = await self._take_over(attempt, task, ended, stopped=stopped)
-        else:
-            end = sealed.end
+        async with Pulse(request.pod.name) as pulse:
+            sealed = await load_seal(self._store, attempt.task_id, attempt.attempt)
+            if sealed is None:
+                task = await read_task(self._store, attempt.run_id, attempt.at)
+                self._fault("fetch.begin")
+                ended, stopped = await self._follow(request, task, pulse)
+                self._fault("fetch.ended")
+                end = await self._take_over(attempt, task, ended, stopped=stopped)
+            else:
+                end = sealed.end
         if end.status == "failed":
             raise failed_task(end)
         return end
 
     @activity.defn(name=DELETE_TASK)
     @translate
-    async def delete_task(self, request: DeleteTask) -> None:
-        """Remove the pod. Without one: first close the attempt, so that nothing can begin it any more."""
-        attempt, pod = request.attempt, request.pod
+    async def delete_task(self, request: DeleteTasks) -> None:
+        """Remove the pods. Where one is not known: first close its attempt, so that nothing can begin it any more."""
         self._fault("delete.begin")
-        async with Pulse(pod_name(attempt)):
-            if pod is None:
-                await self._close(attempt)
-                pod = PodRef(name=pod_name(attempt), uid="")
-            await self._executor.delete(pod)
+        async with Pulse(pod_name(request.tasks[0].attempt)):
+            results = await asyncio.gather(*map(self._delete, request.tasks), return_exceptions=True)
+        for result in results:  # all were tried; a further try finds those gone that went
+            if isinstance(result, BaseException):
+                raise result
         self._fault("delete.deleted")
 
     # schedule
+
+    async def _place(self, request: ScheduleTask, pulse: Pulse) -> PodRef:
+        attempt = request.attempt
+        self._fault("schedule.begin")
+        run = await read_header(self._store, attempt.run_id, attempt.header)
+        task = await read_task(self._store, attempt.run_id, attempt.at)
+        await self._refer(attempt, task)
+        self._fault("schedule.referred")
+        try:
+            self._validate(task)
+            launch = await build_launch(
+                self._store,
+                run,
+                task,
+                attempt,
+                outputs_of=request.outputs_of,
+                owner=_owner(),
+                log_bytes=self._log_bytes,
+            )
+            pod = await self._executor.start(launch, pulse.report)
+        except RunyardError as error:
+            if error.retryable or isinstance(error, Conflict):
+                raise
+            raise await self._refuse(attempt, error) from error
+        self._fault("schedule.started")
+        if pulse.messages:  # only what was waited for is worth an object of its own
+            await SetupLog(self._store, attempt.task_id, attempt.attempt).say(*pulse.messages)
+        self._fault("schedule.said")
+        return pod
 
     async def _refer(self, attempt: TaskAttempt, task: TaskPlan) -> None:
         """The runid objects come before the first byte of the task's data."""
@@ -152,13 +161,10 @@ class TaskActivities:
 
     # fetch
 
-    async def _follow(self, request: FetchTask, task: TaskPlan) -> tuple[Ended, bool]:
+    async def _follow(self, request: FetchTask, task: TaskPlan, pulse: Pulse) -> tuple[Ended, bool]:
         """How main ended, and whether it was us who ended it."""
         pod, executor = request.pod, self._executor
-        async with Pulse(pod.name) as pulse:
-            if request.stop:
-                await executor.stop(pod, grace_s=GRACE_S)
-                return await executor.follow(pod, owner=_owner(), report=pulse.report), True
+        if not request.stop:
             try:
                 return await self._follow_in_time(request, task, pulse), False
             except asyncio.CancelledError:
@@ -166,34 +172,36 @@ class TaskActivities:
                 if details is None or not details.cancel_requested:
                     raise  # shut down, paused, superseded: let go, somebody will go on with the pod
                 self._fault("fetch.cancelled")
-                await executor.stop(pod, grace_s=GRACE_S)
-                return await executor.follow(pod, owner=_owner(), report=pulse.report), True
+        await executor.stop(pod, grace_s=GRACE_S)
+        return await executor.follow(pod, owner=_owner(), report=pulse.report), True
 
     async def _follow_in_time(self, request: FetchTask, task: TaskPlan, pulse: Pulse) -> Ended:
         """Follow, with the limit on the time until it runs; the limit on the run itself is the executor's."""
         pod, limit_s = request.pod, task.timeouts.pending_s
+        if limit_s is None:
+            return await self._executor.follow(pod, owner=_owner(), report=pulse.report)
         follow = asyncio.create_task(self._executor.follow(pod, owner=_owner(), report=pulse.report))
+        running = asyncio.create_task(pulse.running.wait())
         try:
-            if limit_s is not None:
-                left_s = limit_s - (_now() - request.scheduled_at).total_seconds()
-                running = asyncio.create_task(pulse.running.wait())
-                await asyncio.wait({follow, running}, timeout=max(0.1, left_s), return_when="FIRST_COMPLETED")
-                running.cancel()
-                if not follow.done() and not pulse.running.is_set():
-                    await self._executor.stop(pod, grace_s=0)
-                    ended = await follow
-                    message = (
-                        f"not running after {limit_s:g} s: {pulse.messages[-1] if pulse.messages else 'no news'}"
-                    )
-                    return Ended(reason=Reason.TIMEOUT_PENDING, message=message, ended_at=ended.ended_at)
-            return await follow
+            left_s = limit_s - (_now() - request.scheduled_at).total_seconds()
+            await asyncio.wait({follow, running}, timeout=max(0.1, left_s), return_when="FIRST_COMPLETED")
+            if follow.done() or pulse.running.is_set():
+                return await follow
+            await self._executor.stop(pod, grace_s=0)
+            ended = await follow
+            if ended.exit_code == 0:  # it began and ended in the very last moment
+                return ended
+            message = f"not running after {limit_s:g} s: {pulse.messages[-1] if pulse.messages else 'no news'}"
+            return dataclasses.replace(ended, gone=False, reason=Reason.TIMEOUT_PENDING, message=message)
         finally:
+            running.cancel()
             follow.cancel()
 
     async def _take_over(self, attempt: TaskAttempt, task: TaskPlan, ended: Ended, *, stopped: bool) -> TaskEnd:
         store, number = self._store, attempt.attempt
         manifest = await load_manifest(store, attempt.task_id, number)
-        began = manifest is not None or await self._has_begun(attempt)
+        # closed, not only looked at: a pod that is gone for its cluster may still be alive on a lost node
+        began = manifest is not None or not await self._close(attempt)
         end = judge(ended, manifest, steps=task.steps, began=began, stopped=stopped)
         if manifest is not None and manifest.archives:
             try:
@@ -213,25 +221,35 @@ class TaskActivities:
         self._fault("fetch.sealed")
         return end
 
-    async def _has_begun(self, attempt: TaskAttempt) -> bool:
+    async def _close(self, attempt: TaskAttempt) -> bool:
+        """Claim `started`, so that an agent that comes late is refused. False where a step may have run."""
+        key = f"{paths.attempt(attempt.task_id, attempt.attempt)}started"
         try:
-            await self._store.stat(f"{paths.attempt(attempt.task_id, attempt.attempt)}started")
-        except NotFound:
-            return False
+            await self._store.put(key, CLOSED, if_absent=True)
+        except Conflict:
+            return await read(self._store, key) == CLOSED  # by a caretaker before us
         return True
 
     # delete
 
-    async def _close(self, attempt: TaskAttempt) -> None:
-        """Claim `started` ourselves: an agent that comes late is refused, and no step runs."""
-        prefix = paths.attempt(attempt.task_id, attempt.attempt)
-        try:
-            await self._store.put(f"{prefix}started", b"closed by delete_task\n", if_absent=True)
-        except Conflict:
+    async def _delete(self, request: DeleteTask) -> None:
+        if request.pod is not None:
+            await self._executor.delete(request.pod)
             return
-        if await load_seal(self._store, attempt.task_id, attempt.attempt) is None:
-            end = TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False, ended_at=_now())
-            await seal(self._store, attempt.task_id, attempt.attempt, manifest=None, end=end)
+        began = not await self._close(request.attempt)
+        await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
+        await self._seal_unfetched(request, began=began)
+
+    async def _seal_unfetched(self, request: DeleteTask, *, began: bool) -> None:
+        """The last word on an attempt that no `fetch_task` saw: whatever it wrote, and why it ended."""
+        attempt = request.attempt
+        if await load_seal(self._store, attempt.task_id, attempt.attempt) is not None:
+            return
+        end = request.end or TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False)
+        end = end.model_copy(update={"began": began, "ended_at": _now()})
+        manifest = await load_manifest(self._store, attempt.task_id, attempt.attempt)
+        said = [end.message or end.reason.sentence, end.reason.remedy]
+        await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
 
 
 def _owner() -> str:

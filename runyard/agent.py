@@ -1,9 +1,9 @@
 """The companion of a task: all that goes in or out of it passes through here (see runyard.dialogue).
 
 One file, standard library only, Python 3.9 and later: it runs in an image of its own, as ``python -I
-agent.py``, or in a forked process that calls `main`. What takes long to import (``http.client``,
-``subprocess``, ``tarfile``, …) is imported where it is used: most tasks need none of it, and every task waits
-for the agent's first answer.
+agent.pyc``, or in a forked process that calls `main`. (As ``agent.py`` it works too, and is compiled at every
+start.) What takes long to import (``http.client``, ``subprocess``, ``tarfile``, …) is imported where it is
+used: most tasks need none of it, and every task waits for the agent's first answer.
 
 Three threads at most, each with its reason: the first reads requests and FIFOs and must never wait for the
 network; the *uploader* writes what the first has read, behind a bounded queue, so that a slow store slows

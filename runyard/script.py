@@ -30,7 +30,8 @@ from runyard.spec.plan import RestoreCacheStep as _RestoreCacheStep
 
 _PROLOGUE = """\
 #!/bin/sh
-# shellcheck disable=SC2317 # traps and timers call what seems to be unreachable
+# shellcheck disable=SC1003,SC1004,SC1017,SC1112,SC2016 # in the user's own words
+# shellcheck disable=SC2030,SC2031,SC2034,SC2317 # a step keeps what it exports; traps and timers call the rest
 # The steps of one task, compiled by Runyard. Its other half is the agent; they talk through $R/req and $R/res.
 R=$RUNYARD_DIR T=${RUNYARD_RECEIPT:-/dev/termination-log} G=${RUNYARD_GRACE_S:-8} pod=${RUNYARD_POD:-}
 unset RUNYARD_DIR RUNYARD_RECEIPT RUNYARD_GRACE_S RUNYARD_POD CDPATH
@@ -244,7 +245,6 @@ _RUN = """
 # step {n}: {title}
 {condition}
   begin {n}
-  # shellcheck disable=SC1003,SC1004,SC1017,SC1112,SC2016 # the user's own text
   printf '%s' {text} >"$R/step.{n}"
   (
     trap - INT QUIT

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.contrib.pydantic import PydanticPayloadConverter, ToJsonOptions
-from temporalio.converter import DataConverter
+from temporalio.converter import DataConverter, DefaultFailureConverter, PayloadConverter
 from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
-from runyard.errors import ServerUnavailable
+from runyard.errors import RunyardError, ServerUnavailable
 
 COMPRESS_FROM_BYTES: Final = 32 << 10
 MAX_UNPACKED_BYTES: Final = 64 << 20
@@ -92,9 +94,24 @@ class Converter(PydanticPayloadConverter):
         return Payload.FromString(data)
 
 
+class Failures(DefaultFailureConverter):
+    """Failures that were foreseen say what is wrong in their message: a stack trace would only hide it.
+
+    In the UI a failed run is its cause, and not a page of the SDK's own lines. Foreseen is what we say is not
+    to be tried again; whatever else is raised, a bug above all, keeps its trace.
+    """
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        super().to_failure(exception, payload_converter, failure)
+        if isinstance(exception, ApplicationError) and exception.non_retryable:
+            failure.stack_trace = ""
+            if isinstance(exception.__cause__, RunyardError):  # the same words once more
+                failure.ClearField("cause")
+
+
 def data_converter() -> DataConverter:
     """Needed on every client, worker and replayer of Runyard's workflows that is written in Python."""
-    return DataConverter(payload_converter_class=Converter)
+    return DataConverter(payload_converter_class=Converter, failure_converter_class=Failures)
 
 
 async def connect(

@@ -36,6 +36,7 @@ UI_PORT: Final = 8233
 NAMESPACE: Final = "default"
 RETENTION: Final = timedelta(days=30)
 START_S: Final = 60.0
+ATTEMPTS: Final = 5
 STOP_S: Final = 15.0
 
 _GUARD: Final = """
@@ -85,17 +86,20 @@ async def embedded_server(
         lock = None if ephemeral else await folders.take(folder, stack)
         log = stack.enter_context(_open_log(None if ephemeral else folder))
         fixed = port is not None or (ui_port is not None and not headless)
-        for attempt in range(1 if fixed else 5):
+        for attempt in range(ATTEMPTS):
             ports = _choose_ports(port, ui_port, headless=headless)
             process = await _spawn(_command(folder, ports, ephemeral=ephemeral), lock, log, ephemeral=ephemeral)
             stack.push_async_callback(_stop, process)
-            meanwhile()
+            if attempt == 0:
+                meanwhile()
             try:
                 client = await _wait_until_ready(process, ports, log)
                 break
-            except _PortTaken as error:
-                if fixed or attempt == 4:
+            except _Stumbled as error:
+                if error.port is not None and error.port in (port, ui_port):
                     raise _port_in_use(error.port) from error
+                if attempt == ATTEMPTS - 1:
+                    raise _ended_at_start(error.why) from error
                 log.truncate(0)
         draining = asyncio.create_task(_drain(process))
         stack.callback(draining.cancel)
@@ -135,11 +139,16 @@ def _shipped_programs() -> list[Path]:
 # ports
 
 
-class _PortTaken(Exception):
-    """Somebody took the port between our look and the server's start."""
+class _Stumbled(Exception):
+    """The server ended at its start, and may well start when asked again.
 
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
+    ``port``: one of ours that somebody took between our look and the start. The server also chooses ports for
+    its parts inside in the same way, and panics when it loses such a race.
+    """
+
+    def __init__(self, why: str, port: int | None) -> None:
+        super().__init__(why)
+        self.why = why
         self.port = port
 
 
@@ -223,7 +232,7 @@ async def _wait_until_ready(process: Process, ports: tuple[int, int | None], log
         async with asyncio.timeout(START_S):
             if not await process.stdout.readline():
                 await process.wait()
-                raise _ended_at_start(log, ports)
+                raise _why_ended(log, ports)
             return await _settle(process, ports, log)
     except TimeoutError as error:
         raise ServerUnavailable(
@@ -260,21 +269,25 @@ async def _settle(process: Process, ports: tuple[int, int | None], log: IO[bytes
             await client.workflow_service.update_namespace(request)
         except (RuntimeError, RPCError) as error:
             if process.returncode is not None:
-                raise _ended_at_start(log, ports) from error
+                raise _why_ended(log, ports) from error
             await asyncio.sleep(0.01)
         else:
             return client
 
 
-def _ended_at_start(log: IO[bytes], ports: tuple[int, int | None]) -> Exception:
+def _why_ended(log: IO[bytes], ports: tuple[int, int | None]) -> Exception:
     log.seek(0)
-    lines = [line for line in log.read()[-4096:].decode(errors="replace").splitlines() if line.strip()]
-    for line in lines:
-        if "address already in use" in line:
-            return _PortTaken(next((port for port in ports if port and f"port {port}:" in line), ports[0]))
-    why = next((line for line in lines if line.startswith("Error:")), lines[-1] if lines else "it said nothing")
+    lines = [line for line in log.read(1 << 20).decode(errors="replace").splitlines() if line.strip()]
+    telling = (line for line in lines if line.startswith(("Error:", "panic:", "fatal error:")))
+    why = next(telling, lines[-1] if lines else "it said nothing").removeprefix("Error: ")
+    if "address already in use" in why or why.startswith("panic:"):
+        return _Stumbled(why, next((port for port in ports if port and f"port {port}:" in why), None))
+    return _ended_at_start(why)
+
+
+def _ended_at_start(why: str) -> ServerUnavailable:
     return ServerUnavailable(
-        f"the embedded Temporal server ended at its start: {why.removeprefix('Error: ')}",
+        f"the embedded Temporal server ended at its start: {why}",
         remedy="If its database is damaged, move temporal.db away or choose another --state.",
     )
 

@@ -42,6 +42,7 @@ _HEADLINE: Final[Sequence[tuple[TaskStatus, str]]] = (
     ("queued", "queued"),
 )
 _BETWEEN_BARS: Final = re.compile(r"[^|\s](?:[^|]*[^|\s])?")
+_GAP: Final = "\u00a0\u00a0"
 _MARK: Final[dict[TaskStatus, str]] = {"success": "✔", "failed": "✖", "skipped": "○", "cancelled": "■"}
 
 
@@ -58,7 +59,7 @@ class _Section:
     def head(self) -> str:
         if not self.columns:
             return f"**{self.title}**\n"
-        return f"**{self.title}**\n\n| {' | '.join(self.columns)} |\n|{'---|' * len(self.columns)}"
+        return f"**{self.title}**\n\n| {' | '.join(self.columns)} |\n|{':---|' * len(self.columns)}"
 
     def more(self, number: int) -> str:
         return f"| and {number} more |{' |' * (len(self.columns) - 1)}" if self.columns else f"- and {number} more"
@@ -168,7 +169,7 @@ def _failed_row(task: TaskView) -> str:
         message = f"{_cell(task.reason.value)}: {message or _sentence(task.reason.sentence)}"
         remedy = _sentence(task.reason.remedy)
     ignored = " (ignored)" if task.ignore_failure else ""
-    return f"| {_name(task)}{ignored} | {message} | {task.attempt} | {remedy} |"
+    return f"| {_name(task)}{ignored} | {message}{_GAP} | {task.attempt} | {remedy} |"
 
 
 def _running(view: RunView, counts: dict[TaskStatus, int]) -> _Section:
@@ -176,7 +177,7 @@ def _running(view: RunView, counts: dict[TaskStatus, int]) -> _Section:
     return _Section(
         title="Running",
         columns=("task", "attempt", "since"),
-        rows=[f"| {_name(task)} | {task.attempt} | {_since(view, task)} |" for task in tasks[:_MOST_ROWS]],
+        rows=[f"| {_name(task)} | {task.attempt}{_GAP} | {_since(view, task)} |" for task in tasks[:_MOST_ROWS]],
         total=max(len(tasks), sum(counts.get(status, 0) for status in _PLACED)),
         share_bytes=700,
     )
@@ -184,7 +185,8 @@ def _running(view: RunView, counts: dict[TaskStatus, int]) -> _Section:
 
 def _since(view: RunView, task: TaskView) -> str:
     if task.status == "retrying":
-        return f"next attempt {_time(view, task.next_attempt_at)}".strip()
+        after = f" after {_cell(task.reason.value)}" if task.reason else ""
+        return f"next attempt {_time(view, task.next_attempt_at)}".strip() + after
     if task.status == "queued":
         return f"queued {_time(view, task.queued_at)}".strip()
     return _time(view, task.started_at or task.queued_at)
@@ -247,7 +249,8 @@ def _took(task: TaskView) -> str:
 
 
 def _name(task: TaskView) -> str:
-    return _cell(_shorten(task.name, _NAME_BYTES))
+    """As the first cell of a row; the UI's tables have no space between columns, so it brings some along."""
+    return _cell(_shorten(task.name, _NAME_BYTES)) + _GAP
 
 
 def _size(text: str) -> int:

@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
         PREPARE_RUN,
         RECORD_RUN,
         DeleteTask,
+        DeleteTasks,
         PreparedRun,
         PrepareRun,
         RecordRun,
@@ -51,6 +52,9 @@ to adopt hundreds of pods every few seconds; what is in flight adds some 1,500 e
 BUSY = 20
 """From so many tasks in flight on, the details are rebuilt once a second instead of at every change."""
 
+DELETE_AT_ONCE = 50
+"""So many pods at most are deleted by one activity."""
+
 FAILED_NAMES = 20
 """So many names of failed tasks go into the search attribute."""
 
@@ -68,6 +72,7 @@ class RunWorkflow:
         else:
             self.board = Board.of(info.workflow_id, info.first_execution_run_id, carried)
         self._drivers: dict[str, Driver] = {}
+        self._to_delete: list[DeleteTask] = []
         self._active: int | None = None  # how many drivers have a pod; None = count again
         self._bug: BaseException | None = None
         self._woken = False
@@ -145,6 +150,7 @@ class RunWorkflow:
         board = self.board
         while True:
             self._start_ready()
+            self._start_deletes()
             self._refresh_details()
             if board.graph.done and not board.recorded:
                 await self._record()
@@ -234,23 +240,38 @@ class RunWorkflow:
 
     def delete(self, request: DeleteTask, *, after_s: float) -> None:
         self.board.deleting.append(request)
-        self._spawn(self._delete(request, after_s))
-
-    async def _delete(self, request: DeleteTask, after_s: float) -> None:
-        attempt = request.attempt
         if after_s > 0 and self.board.stop is None:
-            await workflow.sleep(timedelta(seconds=after_s), summary=f"pod of {attempt.task} is kept for a look")
+            self._spawn(self._delete_later(request, after_s))
+        else:
+            self._to_delete.append(request)
+            self._woken = True
+
+    async def _delete_later(self, request: DeleteTask, after_s: float) -> None:
+        await workflow.sleep(timedelta(seconds=after_s), summary=f"pod of {request.attempt.task} is kept for a look")
+        self._to_delete.append(request)
+        self._woken = True
+
+    def _start_deletes(self) -> None:
+        """One activity for all pods that may go now: those whose fetches ended since the last look."""
+        while self._to_delete:
+            batch, self._to_delete = self._to_delete[:DELETE_AT_ONCE], self._to_delete[DELETE_AT_ONCE:]
+            self._spawn(self._delete(batch))
+
+    async def _delete(self, batch: list[DeleteTask]) -> None:
+        first = batch[0].attempt
+        more = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
         await workflow.execute_activity(
             DELETE_TASK,
-            request,
-            activity_id=f"delete {attempt.task} #{attempt.attempt}",
+            DeleteTasks(tasks=batch),
+            activity_id=f"delete {first.task} #{first.attempt}",
             task_queue=executor_queue(self.board.prepared.executor),
             start_to_close_timeout=timedelta(minutes=10),
             heartbeat_timeout=HEARTBEAT,
             retry_policy=INFRASTRUCTURE,
-            summary=attempt.task[:80],
+            summary=f"{first.task[:80]}{more}",
         )
-        self.board.deleting.remove(request)
+        for request in batch:
+            self.board.deleting.remove(request)
         self._woken = True
 
     # the end

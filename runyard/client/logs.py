@@ -80,13 +80,15 @@ async def _find(run: "Run", task: str, *, wait: bool) -> str:
 
     When following, a run that has only been started gets the time to make its plan.
     """
-    while not (planned := await run.planned()):
+    planned = await run.planned()
+    while not planned:
         view = await run.describe()
-        if not wait or _is_over(view):
+        planned = await run.planned()  # a short run may have come and gone between the two looks
+        if not planned and (not wait or _is_over(view)):
             raise NotFound(
                 f"run {run.id} has no plan, and so no logs", remedy=view.cause or "Try again in a moment."
             )
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(0 if planned else _LOOK_S)
     if task not in planned:
         raise unknown_task(task, planned, run_id=run.id)
     return planned[task].id
@@ -100,7 +102,7 @@ async def _wait_for_attempt(run: "Run", task: str, *, at_least: int) -> int:
         if found is not None and found.attempt >= at_least:
             # a retry may have begun while we read the attempt before it: none is left out
             return at_least if at_least > 1 else found.attempt
-        if found is None or found.status in _ENDED or _is_over(view):
+        if _is_over(view) or (found is not None and found.status in _ENDED):
             return 0
         await asyncio.sleep(_LOOK_S)
 

@@ -54,7 +54,8 @@ def details(run_id: str, request: RunRequest, *, name: str) -> str:
         "trigger": _code(request.trigger),
         "executor": _code(request.executor),
     }
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value)
+    gap = "\u00a0\u00a0"  # the UI's tables have no space between columns
+    rows = "\n".join(f"| {name}{gap} | {value} |" for name, value in facts.items() if value)
     return f"| | |\n|---|---|\n{rows}\n\nLogs: `runyard run logs {run_id} TASK`"
 
 

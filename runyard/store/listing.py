@@ -91,8 +91,6 @@ def _names_in(
 
 
 def _is_wanted(begins: str, is_folder: bool, prefix: str, start_after: str) -> bool:
-    if not is_folder:
-        return begins.startswith(prefix) and begins > start_after
-    if not begins.startswith(prefix) and not prefix.startswith(begins):
+    if not begins.startswith(prefix):  # `Names.start` leads so deep that a folder's keys have it or have it not
         return False
-    return begins > start_after or start_after.startswith(begins)
+    return begins > start_after or (is_folder and start_after.startswith(begins))

@@ -7,7 +7,7 @@
                                     segments/<step>/<offset, 16 digits>   while it runs
                                     segments/setup/<milliseconds>-<n>     lines of the worker
                                     manifest.json     written by the agent when all is in the store
-                                    steps/<step>.log, setup.log           after sealing (a short one is in the seal)
+                                    steps/<step>.log, setup.log           after sealing; a short one: in the seal
                                     seal.json         the verdict on the log; nothing changes after it
     archives/<task id>/runs/<run id>
     archives/<task id>/data/<step>.tar.zst|.tar.gz and <step>.json (size, sha256, files)

@@ -1,9 +1,12 @@
 """A task on a stage: the real script in a real shell beside a real agent, in a folder of its own."""
 
+import atexit
+import functools
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,9 @@ from runyard.script import Receipt, compile_script, parse_receipt
 from runyard.spec.plan import Step, TaskPlan
 from runyard.store.base import FolderTarget
 
-SHELLS = [
-    words for words in (["dash"], ["busybox", "ash"], ["bash"], ["bash", "--posix"]) if shutil.which(words[0])
-] or [["sh"]]
+SHELLS = [words for words in (["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(words[0])] or [
+    ["sh"]
+]  # what `sh` is in the images that there are
 
 
 class Stage:
@@ -39,7 +42,7 @@ class Stage:
         return plan
 
     def start_agent(self, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        words = [self.python, "-I", "-S", runyard.agent.__file__]
+        words = [self.python, "-I", "-S", compiled_agent(self.python)]
         places = {"RUNYARD_DIR": str(self.dir), "RUNYARD_ASSIGNMENT": str(self.folder / "assignment.json")}
         return self._start(words, {**_base(), "HOME": str(self.home), **(environ or {}), **places}, "agent.log")
 
@@ -94,6 +97,16 @@ class Stage:
                 except ProcessLookupError:
                     break
             process.wait(10)
+
+
+@functools.cache
+def compiled_agent(python: str) -> str:
+    """The agent as that Python's byte code: compiling it takes longer than most of these tasks."""
+    path = Path(tempfile.mkdtemp(prefix="runyard-agent-")) / "agent.pyc"
+    program = "import py_compile, sys; py_compile.compile(sys.argv[1], cfile=sys.argv[2], doraise=True)"
+    subprocess.run([python, "-I", "-c", program, runyard.agent.__file__, str(path)], check=True)
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    return str(path)
 
 
 def _base() -> dict[str, str]:

@@ -90,7 +90,8 @@ def test_choice(
     assert (stage.cwd / ".git/HEAD").read_text().startswith("ref:" if head else "")
     if head:
         assert git(stage.cwd, "symbolic-ref", "HEAD") == head
-    assert git(stage.cwd, "rev-list", "--count", "HEAD") == "1" if depth else "0"
+    if depth:
+        assert git(stage.cwd, "rev-list", "--count", "HEAD") == "1"
 
 
 @pytest.mark.parametrize("depth", [None, 1])
@@ -216,7 +217,9 @@ def test_credentials_reach_the_host_and_nothing_else(stage: Stage, door: Threadi
     assert agent.wait(30) == 0
     expected = "Basic " + base64.b64encode(b"user:pass@word").decode()
     assert expected in door.shown  # type: ignore[attr-defined]
-    assert "pass" not in (stage.folder / "arguments").read_text()
+    arguments = (stage.folder / "arguments").read_text()
+    assert "pass@word" not in arguments
+    assert "pass%40word" not in arguments
     everything = [path.read_bytes() for path in stage.cwd.rglob("*") if path.is_file()]
     assert not any(b"pass@word" in each or b"pass%40word" in each for each in [*everything, stage.log(0)])
 
@@ -285,7 +288,10 @@ def test_checkout_as_it_is(stage: Stage, checkout: Path) -> None:
 
 
 def test_copy_is_a_repository_of_its_own(stage: Stage, checkout: Path) -> None:
-    before = untouched(checkout)
+    def seen() -> dict[str, object]:  # git renews the times of objects that it finds there already
+        return {name: facts for name, facts in untouched(checkout).items() if ".git/objects/" not in name}
+
+    before, objects = seen(), len(list((checkout / ".git/objects").rglob("*")))
     command = """
     git config user.email a@b.c; git config user.name a
     git add --all; git commit --quiet -m 'in the copy'; git checkout --quiet -b other; git gc --quiet
@@ -293,7 +299,9 @@ def test_copy_is_a_repository_of_its_own(stage: Stage, checkout: Path) -> None:
     """
     code = stage.play(CloneStep(), RunStep(command=command), source=Source(url=str(checkout), local=True))
     assert code == 0, stage.log(1)
-    assert untouched(checkout) == before
+    assert seen() == before
+    assert len(list((checkout / ".git/objects").rglob("*"))) == objects
+    assert git(checkout, "fsck", "--strict") == ""
 
 
 @pytest.mark.parametrize("kind", ["detached", "unborn", "shallow", "worktree", "empty", "packed", "conflict"])

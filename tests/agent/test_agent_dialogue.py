@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agent_stage import Stage
+from agent_stage import Stage, compiled_agent
 
 from runyard.spec.plan import CloneStep, RunStep, Source
 
@@ -460,7 +460,7 @@ def test_full_store_stops_the_step_until_there_is_room(stage: Stage, full_store:
     python, stage.python = stage.python, "unshare"
     words = ["-Urm", "sh", str(full_store), python]
     agent = stage._start(
-        ["unshare", *words, "-I", "-S", _agent_path()],
+        ["unshare", *words, "-I", "-S", compiled_agent(python)],
         {
             "PATH": os.environ["PATH"],
             "RUNYARD_DIR": str(stage.dir),
@@ -477,9 +477,3 @@ def test_full_store_stops_the_step_until_there_is_room(stage: Stage, full_store:
     stage.store = stage.folder / "copy"
     assert stage.log(0) == bytes(600_000)
     assert stage.manifest.steps[0].truncated == ""
-
-
-def _agent_path() -> str:
-    import runyard.agent
-
-    return runyard.agent.__file__

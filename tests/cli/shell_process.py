@@ -47,6 +47,16 @@ class Shell:
         assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def python(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
     def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             self.command(*words),

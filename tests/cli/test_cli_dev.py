@@ -9,6 +9,8 @@ import subprocess
 import pytest
 from shell_process import PATIENCE_S, Shell, free_port, interrupt, until, wait_for_line
 
+from workers.embedded import temporal_program
+
 SLOW = """
 runs:
   - name: slow
@@ -115,7 +117,7 @@ def test_doctor_says_what_is_wrong_and_mends_it(dev: Dev) -> None:
     server = json.loads((shell.state / "server.json").read_text())["address"]
     subprocess.run(
         [
-            "temporal",
+            temporal_program(),
             "operator",
             "search-attribute",
             "remove",

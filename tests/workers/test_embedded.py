@@ -10,7 +10,7 @@ import pytest
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 
-from runyard.errors import Conflict
+from runyard.errors import Conflict, ServerUnavailable
 from runyard.temporal import SEARCH_ATTRIBUTES
 from workers import embedded, folder
 from workers.embedded import embedded_server
@@ -74,6 +74,28 @@ async def test_a_port_that_is_taken_between_look_and_start(
         with pytest.raises(Conflict, match=f"port {taken} of"):
             async with embedded_server(tmp_path, port=taken, ephemeral=True, headless=True):
                 pass
+
+
+async def test_a_start_that_stumbles_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server loses a race for a port inside itself, which has nothing to do with us."""
+    real, tries = embedded._command, []
+
+    def command(*words: object, **more: object) -> list[str]:
+        tries.append(1)
+        panic = ["/bin/sh", "-c", "echo 'panic: failed assigning ephemeral port' >&2; exit 2"]
+        return panic if len(tries) == 1 else real(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embedded, "_command", command)
+    async with embedded_server(tmp_path, ephemeral=True, headless=True):
+        assert len(tries) == 2
+
+
+async def test_a_server_that_never_starts_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    panic = ["/bin/sh", "-c", "echo 'panic: no room' >&2; echo 'goroutine 1' >&2; exit 2"]
+    monkeypatch.setattr(embedded, "_command", lambda *_, **__: panic)
+    with pytest.raises(ServerUnavailable, match="ended at its start: panic: no room"):
+        async with embedded_server(tmp_path, ephemeral=True, headless=True):
+            pass
 
 
 @pytest.mark.promise(5)
