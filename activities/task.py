@@ -98,7 +98,7 @@ class TaskActivities:
     @activity.defn(name=DELETE_TASK)
     @translate
     async def delete_task(self, request: DeleteTasks) -> None:
-        """Remove the pods. Where one is not known: first close its attempt, so that nothing can begin it any more."""
+        """Remove the pods. Where one is not known, its attempt is closed first, so that nothing can begin it."""
         self._fault("delete.begin")
         async with Pulse(pod_name(request.tasks[0].attempt)):
             results = await asyncio.gather(*map(self._delete, request.tasks), return_exceptions=True)
@@ -217,9 +217,10 @@ class TaskActivities:
         ]
         if end.status != "success":
             said += [end.message or end.reason.sentence, end.reason.remedy, ended.message]
-        await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=list(dict.fromkeys(said)))
+        said = list(dict.fromkeys(said))
+        sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said)
         self._fault("fetch.sealed")
-        return end
+        return sealed.end  # another caretaker's, where that one was first
 
     async def _close(self, attempt: TaskAttempt) -> bool:
         """Claim `started`, so that an agent that comes late is refused. False where a step may have run."""

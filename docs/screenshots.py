@@ -53,7 +53,6 @@ class Shot:
 
 
 async def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="runyard-shots-") as place, browser(Path(place)) as chrome:
         async with yard(Path(place)) as here:
             runs = await start_all(here)
@@ -178,6 +177,7 @@ def take(chrome: Chrome, address: str, shot: Shot, folder: Path) -> int:
     wait.until(lambda page: any(shot.text in text for text in (frames if shot.frame else bodies)(page)))
     chrome.execute_script("document.fonts.ready.then(() => window.ready = true)")
     wait.until(lambda page: page.execute_script("return window.ready"))
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{shot.name}.png"
     chrome.save_screenshot(str(file))
     size = file.stat().st_size

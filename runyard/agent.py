@@ -982,6 +982,12 @@ class Agent:
         if self.greeted and not self.sealed:
             self._finish("truncated", "main ended before its end")
 
+    def give_up(self, error: Exception) -> None:
+        """Keep what there is, when this program itself has failed; main sees its end."""
+        self.patience.until = time.monotonic()
+        if self.greeted and not self.sealed:
+            self._finish("truncated", f"the agent failed: {error!r}")
+
     def _finish(self, seal: str, reason: str) -> int:
         """Bring the rest to the store, the manifest last."""
         if self.sealed:
@@ -1023,8 +1029,10 @@ class Agent:
 
 def open_turns(folder: str) -> tuple[int, int]:
     """The FIFOs of requests and answers, made if main has not. Opening them waits for nobody."""
+    umask = os.umask(0)  # main may be another user, and may open them the moment that they are there
     for name in ("req", "res"):
         make_fifo(f"{folder}/{name}")
+    os.umask(umask)
     req = os.open(f"{folder}/req", os.O_RDONLY | os.O_NONBLOCK)
     return req, os.open(f"{folder}/res", os.O_RDWR)  # main gets end of file when we die
 
@@ -1046,8 +1054,8 @@ def widen(fd: int) -> None:
 
 def make_fifo(path: str) -> None:
     try:
-        os.mkfifo(path)
-        os.chmod(path, 0o666)  # main may be another user
+        os.mkfifo(path, 0o666)
+        os.chmod(path, 0o666)
     except FileExistsError:
         pass
 
@@ -1212,6 +1220,8 @@ def find_entries(globs: Globs, source: str, dest: str) -> Iterator[Entry]:
             found = list(os.scandir(folder))
         except FileNotFoundError:
             return
+        except PermissionError as error:
+            raise Failure(f"{folder} cannot be read: {error.strerror}") from error
         for entry in found:
             inner = globs.enter(state, entry.name)
             if entry.is_dir(follow_symlinks=False):
@@ -2275,7 +2285,11 @@ def main(environ: Mapping[str, str]) -> int:
     except (KeyError, TypeError, ValueError, OSError) as error:
         complain(f"the assignment cannot be read: {error!r}")
         return 2
-    return agent.run()
+    try:
+        return agent.run()
+    except Exception as error:
+        agent.give_up(error)
+        raise
 
 
 def load_assignment(text: str) -> Assignment:

@@ -2,19 +2,27 @@
 
 `main` (compiled by runyard.script, POSIX sh) and `agent` (runyard.agent, standard library only) share a
 folder, ``$RUNYARD_DIR``, and take turns through two FIFOs in it: main writes a request line to ``req``, the
-agent answers one line on ``res``: a number, 0 = done. Nothing polls.
+agent answers one line on ``res``: a number, 0 = done. Nothing polls. Whoever comes first makes the two and waits.
 
     main → agent                 the agent
-    hello UID GID                starts; refuses if this attempt has been started before (`started` exists)
+    hello [UID GID]              starts; 3 if this attempt has been started before (`started` exists), 4 if the
+                                 store does not take it. The ids come in a pod: files are given to that user
     home PATH / cwd PATH         where `~` and relative folders point
     begin N                      opens FIFO ``log.N`` for step N, before anything is written to it
     do N                         does step N itself (clone, archives, caches), logs into its own step
     end N RC                     step N ended; takes what its FIFO holds now, and goes on reading it
-    done                         drains, flushes, writes outputs and manifest, answers: all is in the store
+    stop                         ends the `do` in hand; has no answer of its own
+    done                         drains, flushes, writes outputs and manifest, answers `0 sealed`: all is in the
+                                 store (`4 sealed`: it is not). Answers to earlier requests come before that
 
-Main writes its receipt to ``$RUNYARD_RECEIPT`` (in a pod the termination message), whole each time: words
-separated by `;`: ``N RC`` (step N ended with RC), ``timeout N``, ``term`` (it was asked to end), ``agent lost``,
-``sealed`` (its last word: the agent has confirmed that everything is in the store).
+Main appends to its receipt, ``$RUNYARD_RECEIPT`` (in a pod the termination message), a word at a time, each with a
+`;` after it: ``N RC`` (step N ended with RC), ``timeout N``, ``term`` (it was asked to end), ``agent lost``,
+``started before``, ``store refused``, ``sealed`` (its last word: the agent has confirmed that everything is in
+the store). Its exit code is that of the first step that failed, 124 after a timeout, 143 after a ``term``, and
+125 where the dialogue itself failed.
+
+Main also reads ``RUNYARD_GRACE_S`` (whole seconds from asking a step to end to killing it, 8), ``RUNYARD_POD``
+(set where it is process 1 of a container, whose processes are all its own) and what `step_secrets` names.
 
 The agent reads its ``Assignment`` from ``$RUNYARD_ASSIGNMENT``: the JSON itself, or the path of a file with it.
 What it leaves in the store is the ``Manifest``.

@@ -14,8 +14,8 @@ Why it is written as it is:
 * A step's text is written with `printf` and single quotes. A here-document reads better, but bash keeps it in
   a file below /tmp, which a read-only root refuses, and it adds a newline.
 * The receipt is appended, word by word: a crash in the middle leaves all the words before.
-* A step's process tree is found by parents, in /proc or with `ps`. A process group of its own would need
-  `setsid`, which not every system has, and would hide the step from a supervisor that ends the whole group.
+* A step's process tree is found by parents, in /proc or with `ps`, since not every system has `setsid`. Where it
+  is, a step has a session of its own: scripts that end with `kill 0` mean themselves, not the task.
 """
 
 import math
@@ -82,6 +82,7 @@ kill_tree() { # SIGNAL: the step's process and all below it
     set -- "$signal"
   done
   for process in $tree; do kill -s "$1" "$process" 2>/dev/null; done
+  kill -s "$1" -- "-$child" 2>/dev/null # orphans of its group, where it has one of its own
 }
 
 processes() { # PID PARENT ...
@@ -200,6 +201,12 @@ leave() { # STEP SECONDS: one for the agent
   verdict
 }
 
+become() { # COMMAND...: a step; in a session of its own where there is setsid, so that its `kill 0` is not for us
+  if [ -n "$hear" ] && command -v env >/dev/null; then set -- env --default-signal=INT,QUIT "$@"; fi
+  if command -v setsid >/dev/null; then set -- setsid "$@"; fi
+  exec "$@"
+}
+
 enter() {
   [ -d "$1" ] || mkdir -p -- "$1" || exit 126
   cd -- "$1" || exit 126
@@ -249,8 +256,7 @@ _RUN = """
   (
     trap - INT QUIT
 {setup}
-    if [ -n "$hear" ]; then exec env --default-signal=INT,QUIT {command}; fi
-    exec {command}
+    become {command}
   ) </dev/null >&6 2>&1 6>&- 8>&- 9<&- &
   follow {limit}
 fi

@@ -85,7 +85,6 @@ async def embedded_server(
     async with contextlib.AsyncExitStack() as stack:
         lock = None if ephemeral else await folders.take(folder, stack)
         log = stack.enter_context(_open_log(None if ephemeral else folder))
-        fixed = port is not None or (ui_port is not None and not headless)
         for attempt in range(ATTEMPTS):
             ports = _choose_ports(port, ui_port, headless=headless)
             process = await _spawn(_command(folder, ports, ephemeral=ephemeral), lock, log, ephemeral=ephemeral)
@@ -100,7 +99,8 @@ async def embedded_server(
                     raise _port_in_use(error.port) from error
                 if attempt == ATTEMPTS - 1:
                     raise _ended_at_start(error.why) from error
-                log.truncate(0)
+                log.seek(0)  # the next one writes where this one ended
+                log.truncate()
         draining = asyncio.create_task(_drain(process))
         stack.callback(draining.cancel)
         ui_url = f"http://{HOST}:{ports[1]}" if ports[1] else ""

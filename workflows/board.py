@@ -5,8 +5,8 @@ The workflow (run.py) decides; this only knows, and can be shown, carried over a
 
 from datetime import datetime
 
-from activities.signatures import DeleteTask, PreparedRun, TaskAttempt
-from runyard.graph import Graph, Node
+from activities.signatures import PreparedRun, TaskAttempt
+from runyard.graph import Graph, Node, Outcome
 from runyard.reasons import Reason
 from runyard.spec.run import (
     GraphTask,
@@ -17,7 +17,7 @@ from runyard.spec.run import (
     TaskView,
     task_id,
 )
-from workflows.state import Carried, Clock, TaskRecord, view_task
+from workflows.state import Carried, Clock, Deleting, TaskRecord, view_task
 
 
 class Board:
@@ -39,11 +39,15 @@ class Board:
         self.nodes: dict[str, GraphTask] = {node.name: node for node in prepared.tasks}
         self.graph = graph or Graph(_graph_nodes(prepared), fail_fast=prepared.fail_fast)
         self.records: dict[str, TaskRecord] = {}
-        self.deleting: list[DeleteTask] = []
+        self.deleting: dict[tuple[str, int], Deleting] = {}  # by task and attempt
+        self.failed: list[str] = []  # in the order in which they failed
         self.finished: list[str] = []  # the last ten that ended, newest last
         self.stop: Reason | None = None
         self.stop_message = ""
         self.recorded = False
+        self.hurry = False  # somebody cancelled the run: no pod is kept any longer
+        self.unplanned: RunPhase | None = None  # the phase of a run without a plan
+        self.unplanned_cause = ""
 
     @classmethod
     def of(cls, run_id: str, execution_id: str, carried: Carried) -> "Board":
@@ -57,7 +61,8 @@ class Board:
         )
         board = cls(run_id, execution_id, carried.created_at, carried.prepared, graph=graph)
         board.records = {record.task: record for record in carried.records}
-        board.finished, board.recorded = carried.finished, carried.recorded
+        board.failed = [name for name, outcome in carried.outcomes.items() if outcome == "failed"]
+        board.finished, board.recorded, board.hurry = carried.finished, carried.recorded, carried.hurry
         board.stop, board.stop_message = carried.stop, carried.stop_message
         return board
 
@@ -68,11 +73,12 @@ class Board:
             outcomes=dict(self.graph.outcomes),
             in_flight=self.graph.in_flight,
             records=list(self.records.values()),
-            deleting=self.deleting,
+            deleting=list(self.deleting.values()),
             finished=self.finished,
             stop=self.stop,
             stop_message=self.stop_message,
             recorded=self.recorded,
+            hurry=self.hurry,
         )
 
     # tasks
@@ -95,10 +101,11 @@ class Board:
         """Task ids and attempts of those that have run."""
         return {name: (self.id_of(name), self.records[name].attempt) for name in names if name in self.records}
 
-    def failed_names(self) -> list[str]:
-        if not self.graph.failed:
-            return []
-        return [name for name, record in self.records.items() if record.status == "failed"]
+    def end(self, name: str, outcome: Outcome) -> None:
+        self.finished = [*self.finished[-9:], name]
+        if outcome == "failed":
+            self.failed.append(name)
+        self.graph.end(name, outcome)
 
     # views
 
@@ -106,19 +113,20 @@ class Board:
         """The run, with all its tasks or only some."""
         prepared = self.prepared
         result, cause = self.result()
-        phase: RunPhase = "finished" if self.graph.done else "running"
+        phase: RunPhase = self.unplanned or ("finished" if self.graph.done else "running")
+        done = phase == "finished"
         return RunView(
             id=self.run_id,
             name=prepared.name,
             phase=phase,
-            result=result if self.graph.done or self.graph.failed else "unknown",
+            result=result if done or self.graph.failed else "unknown",
             cause=cause,
             group=prepared.group,
             project=prepared.project,
             executor=prepared.executor,
             trigger=prepared.trigger,
             created_at=self.clock.created_at,
-            ended_at=now if self.graph.done else None,
+            ended_at=now if done else None,
             counts=self.counts(),
             tasks=[self.view_of(name) for name in (self.nodes if tasks is None else tasks)],
             annotations=prepared.annotations,
@@ -132,6 +140,8 @@ class Board:
 
     def result(self) -> tuple[RunResultWord, str]:
         """The word, and the one-line cause of anything but a success."""
+        if self.unplanned is not None:
+            return "unknown", self.unplanned_cause
         if self.stop is Reason.TIMEOUT_RUN:
             return "failed", self.stop_message
         result = self.graph.result()

@@ -42,7 +42,7 @@ _HEADLINE: Final[Sequence[tuple[TaskStatus, str]]] = (
     ("queued", "queued"),
 )
 _BETWEEN_BARS: Final = re.compile(r"[^|\s](?:[^|]*[^|\s])?")
-_GAP: Final = "\u00a0\u00a0"
+_GAP: Final = "\u00a0\u00a0"  # the UI's tables have no space between columns
 _MARK: Final[dict[TaskStatus, str]] = {"success": "✔", "failed": "✖", "skipped": "○", "cancelled": "■"}
 
 
@@ -59,7 +59,7 @@ class _Section:
     def head(self) -> str:
         if not self.columns:
             return f"**{self.title}**\n"
-        return f"**{self.title}**\n\n| {' | '.join(self.columns)} |\n|{':---|' * len(self.columns)}"
+        return f"**{self.title}**\n\n| {' | '.join(name + _GAP for name in self.columns)} |\n|{':---|' * len(self.columns)}"
 
     def more(self, number: int) -> str:
         return f"| and {number} more |{' |' * (len(self.columns) - 1)}" if self.columns else f"- and {number} more"
@@ -249,7 +249,6 @@ def _took(task: TaskView) -> str:
 
 
 def _name(task: TaskView) -> str:
-    """As the first cell of a row; the UI's tables have no space between columns, so it brings some along."""
     return _cell(_shorten(task.name, _NAME_BYTES)) + _GAP
 
 

@@ -9,12 +9,15 @@ decode would leave the workflow hanging instead.
 """
 
 import asyncio
+import contextlib
+import json
+from collections import deque
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 with workflow.unsafe.imports_passed_through():
     from activities.signatures import (
@@ -41,7 +44,7 @@ with workflow.unsafe.imports_passed_through():
     from runyard.temporal import FAILED_TASKS, GROUP, OWNER, PROJECT, STAGE, TASKS, TRIGGER
     from workflows.board import Board
     from workflows.details import current_details
-    from workflows.state import Carried, TaskRecord
+    from workflows.state import Carried, Deleting, TaskRecord
     from workflows.task import FOR_EVER, HEARTBEAT, INFRASTRUCTURE, Driver
 
 HISTORY_EVENTS = 7_000
@@ -55,8 +58,14 @@ BUSY = 20
 DELETE_AT_ONCE = 50
 """So many pods at most are deleted by one activity."""
 
+DELETES = 100
+"""So many deletes at most are under way: at 2,000 activities of all kinds a run would be stuck, without a word."""
+
 FAILED_NAMES = 20
 """So many names of failed tasks go into the search attribute."""
+
+ATTRIBUTE_BYTES = 1_800
+"""A search attribute's most: the server refuses 2,048, and a run that tries is stuck."""
 
 
 @workflow.defn(name=WORKFLOW)
@@ -72,7 +81,12 @@ class RunWorkflow:
         else:
             self.board = Board.of(info.workflow_id, info.first_execution_run_id, carried)
         self._drivers: dict[str, Driver] = {}
-        self._to_delete: list[DeleteTask] = []
+        self._line: deque[Driver] = deque()  # those that wait for room to try again
+        self._to_delete: deque[DeleteTask] = deque()
+        self._deletes = 0  # under way
+        self._recording = False
+        self._resumed = 0  # what waited when this execution began, with a timer each: no reason to begin anew
+        self._failed_shown = 0
         self._active: int | None = None  # how many drivers have a pod; None = count again
         self._bug: BaseException | None = None
         self._woken = False
@@ -84,6 +98,7 @@ class RunWorkflow:
     @workflow.run
     async def run(self, request: Any = None, carried: Carried | None = None) -> RunResult:
         if carried is None:
+            self.board.unplanned = "queued"
             prepared = await self._prepare(request)
             self.board = Board(self.board.run_id, self.board.execution_id, self.board.clock.created_at, prepared)
             self._publish()
@@ -97,20 +112,18 @@ class RunWorkflow:
                 await self._go(request)
                 break
             except asyncio.CancelledError:
-                cancelled = True
+                cancelled = self.board.hurry = True
                 self._stop(Reason.CANCELLED, "the run was cancelled")
         return self._end(cancelled=cancelled or self.board.stop is Reason.CANCELLED)
 
     # the start
 
     async def _prepare(self, request: Any) -> PreparedRun:
-        if not isinstance(request, dict):
-            raise ApplicationError(
-                'the argument of RunWorkflow is a JSON object such as {"file": "runs: ..."}',
-                type="invalid_request",
-                non_retryable=True,
-            )
         board = self.board
+        if not isinstance(request, dict):
+            board.unplanned = "setuperror"
+            board.unplanned_cause = 'the argument of RunWorkflow is a JSON object such as {"file": "runs: ..."}'
+            raise ApplicationError(board.unplanned_cause, type="invalid_request", non_retryable=True)
         try:
             prepared: PreparedRun = await workflow.execute_activity(
                 PREPARE_RUN,
@@ -123,7 +136,9 @@ class RunWorkflow:
                 summary="read the run file",
             )
         except ActivityError as error:
+            board.unplanned = "cancelled" if isinstance(error.cause, CancelledError) else "setuperror"
             if isinstance(error.cause, ApplicationError):
+                board.unplanned_cause = error.cause.message
                 raise error.cause from error
             raise
         return prepared
@@ -133,15 +148,17 @@ class RunWorkflow:
         prepared = self.board.prepared
         words = [(PROJECT, prepared.project), (GROUP, prepared.group), (OWNER, prepared.owner)]
         words += [(TRIGGER, prepared.trigger), (STAGE, "running")]
-        updates = [key.value_set(word) for key, word in words if word]
+        updates = [key.value_set(_fit(word, ATTRIBUTE_BYTES)) for key, word in words if word]
         workflow.upsert_search_attributes([*updates, TASKS.value_set(len(prepared.tasks))])
 
     def _resume(self, carried: Carried) -> None:
         """A driver for each task that was in flight when the last execution ended."""
         for name in self.board.graph.in_flight:
             self._drive(self.board.records[name])
-        for request in carried.deleting:
-            self.delete(request, after_s=0)
+        for each in carried.deleting:
+            self._delete_in_time(each)
+        self._resumed = sum(not driver.active for driver in self._drivers.values())
+        self._resumed += sum(each.due_ms > 0 for each in carried.deleting)
 
     # the loop
 
@@ -152,15 +169,12 @@ class RunWorkflow:
             self._start_ready()
             self._start_deletes()
             self._refresh_details()
-            if board.graph.done and not board.recorded:
-                await self._record()
-            if board.graph.done and not board.deleting:
+            if board.graph.done and not board.recorded and not self._recording:
+                self._recording = True
+                self._spawn(self._record())  # not here, where a cancel would reach it
+            if board.graph.done and board.recorded and not board.deleting:
                 return
-            info = workflow.info()
-            if (
-                info.get_current_history_length() >= HISTORY_EVENTS
-                or info.get_current_history_size() >= HISTORY_BYTES
-            ):
+            if self._is_long():
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(args=[request, board.carry()])
             self._woken = False
@@ -168,9 +182,22 @@ class RunWorkflow:
             if self._bug is not None:
                 raise self._bug
 
+    def _is_long(self) -> bool:
+        info = workflow.info()
+        return (
+            info.get_current_history_length() >= HISTORY_EVENTS + self._resumed
+            or info.get_current_history_size() >= HISTORY_BYTES
+        )
+
     def _start_ready(self) -> None:
+        """Those that want to try again, then new ones, as far as there is room."""
         board = self.board
-        while board.stop is None and self.has_room():
+        while self._line and (self._line[0].record.stop is not None or self._has_room()):
+            driver = self._line.popleft()
+            if driver.record.stop is None:
+                driver.admitted = True
+                self._active = None
+        while board.stop is None and self._has_room():
             names = board.graph.take(board.prepared.window - self._in_flight())
             if not names:
                 return
@@ -191,9 +218,8 @@ class RunWorkflow:
         outcome = await driver.drive()
         board, name = self.board, driver.node.name
         del self._drivers[name]
-        board.finished = [*board.finished[-9:], name]
         failed_before = board.graph.failed
-        board.graph.end(name, outcome)
+        board.end(name, outcome)
         if outcome == "failed" and board.graph.failed:
             self._publish_failure(first=not failed_before)
         if board.graph.must_stop():
@@ -201,9 +227,10 @@ class RunWorkflow:
         self.changed()
 
     def _publish_failure(self, *, first: bool) -> None:
-        names = self.board.failed_names()
-        if len(names) <= FAILED_NAMES:
-            failed = FAILED_TASKS.value_set([name[:100] for name in names])
+        names = _fitting(self.board.failed[: FAILED_NAMES + 1])
+        if len(names) > self._failed_shown:
+            self._failed_shown = len(names)
+            failed = FAILED_TASKS.value_set(names)
             workflow.upsert_search_attributes([failed, STAGE.value_set("failing")] if first else [failed])
 
     async def _watch_timeout(self, timeout_s: float) -> None:
@@ -230,7 +257,11 @@ class RunWorkflow:
         self._details_due = True
         self._active = None
 
-    def has_room(self) -> bool:
+    def ask_for_room(self, driver: Driver) -> None:
+        self._line.append(driver)
+        self.changed()
+
+    def _has_room(self) -> bool:
         return self._in_flight() < self.board.prepared.window
 
     def _in_flight(self) -> int:
@@ -239,39 +270,55 @@ class RunWorkflow:
         return self._active
 
     def delete(self, request: DeleteTask, *, after_s: float) -> None:
-        self.board.deleting.append(request)
-        if after_s > 0 and self.board.stop is None:
-            self._spawn(self._delete_later(request, after_s))
+        now_ms = self.board.clock.ms(workflow.now())
+        due_ms = now_ms + round(after_s * 1000) if after_s > 0 and self.board.stop is None else 0
+        self._delete_in_time(Deleting(request=request, due_ms=due_ms))
+
+    def _delete_in_time(self, each: Deleting) -> None:
+        self.board.deleting[each.request.attempt.task, each.request.attempt.attempt] = each
+        if each.due_ms:
+            self._spawn(self._keep(each))
         else:
-            self._to_delete.append(request)
+            self._to_delete.append(each.request)
             self._woken = True
 
-    async def _delete_later(self, request: DeleteTask, after_s: float) -> None:
-        await workflow.sleep(timedelta(seconds=after_s), summary=f"pod of {request.attempt.task} is kept for a look")
-        self._to_delete.append(request)
-        self._woken = True
+    async def _keep(self, each: Deleting) -> None:
+        board, task = self.board, each.request.attempt.task
+        left_ms = max(1, each.due_ms - board.clock.ms(workflow.now()))
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: board.hurry or board.stop is not None,
+                timeout=timedelta(milliseconds=left_ms),
+                timeout_summary=f"pod of {task} is kept for a look",
+            )
+        self._delete_in_time(each.model_copy(update={"due_ms": 0}))
 
     def _start_deletes(self) -> None:
         """One activity for all pods that may go now: those whose fetches ended since the last look."""
-        while self._to_delete:
-            batch, self._to_delete = self._to_delete[:DELETE_AT_ONCE], self._to_delete[DELETE_AT_ONCE:]
-            self._spawn(self._delete(batch))
+        while self._to_delete and self._deletes < DELETES:
+            number = min(len(self._to_delete), DELETE_AT_ONCE)
+            self._deletes += 1
+            self._spawn(self._delete([self._to_delete.popleft() for _ in range(number)]))
 
     async def _delete(self, batch: list[DeleteTask]) -> None:
         first = batch[0].attempt
         more = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
-        await workflow.execute_activity(
-            DELETE_TASK,
-            DeleteTasks(tasks=batch),
-            activity_id=f"delete {first.task} #{first.attempt}",
-            task_queue=executor_queue(self.board.prepared.executor),
-            start_to_close_timeout=timedelta(minutes=10),
-            heartbeat_timeout=HEARTBEAT,
-            retry_policy=INFRASTRUCTURE,
-            summary=f"{first.task[:80]}{more}",
-        )
+        try:
+            await workflow.execute_activity(
+                DELETE_TASK,
+                DeleteTasks(tasks=batch),
+                activity_id=f"delete {first.task} #{first.attempt}",
+                task_queue=executor_queue(self.board.prepared.executor),
+                start_to_close_timeout=timedelta(minutes=10),
+                heartbeat_timeout=HEARTBEAT,
+                retry_policy=INFRASTRUCTURE,
+                summary=f"{first.task[:80]}{more}",
+            )
+        except ActivityError as error:  # one that no further try mends: left to the cleanup, the run goes on
+            workflow.logger.warning("pods of %s%s cannot be deleted: %s", first.task, more, error.cause)
         for request in batch:
-            self.board.deleting.remove(request)
+            del self.board.deleting[request.attempt.task, request.attempt.attempt]
+        self._deletes -= 1
         self._woken = True
 
     # the end
@@ -287,7 +334,7 @@ class RunWorkflow:
             retry_policy=INFRASTRUCTURE,
             summary="keep the result",
         )
-        self.board.recorded = True
+        self.board.recorded = self._woken = True
 
     def _end(self, *, cancelled: bool) -> RunResult:
         self._refresh_details(final=True)
@@ -335,7 +382,7 @@ class RunWorkflow:
     def cancel_task(self, request: TaskRequest) -> TaskView:
         driver = self._drivers.get(request.task)
         if driver is None:
-            self.board.graph.end(request.task, "cancelled")
+            self.board.end(request.task, "cancelled")
         else:
             driver.stop(Reason.CANCELLED, f"cancelled by {request.by}" if request.by else "cancelled")
         self.changed()
@@ -393,7 +440,7 @@ class RunWorkflow:
                 return
         self._details_due, self._details_at = False, now
         board = self.board
-        shown = dict.fromkeys([*board.failed_names()[:20], *list(self._drivers)[:100], *board.finished])
+        shown = dict.fromkeys([*board.failed[:20], *list(self._drivers)[:100], *board.finished])
         workflow.set_current_details(current_details(board.view(workflow.now(), tasks=list(shown))))
 
     async def _refresh_soon(self) -> None:
@@ -415,3 +462,23 @@ class RunWorkflow:
 
 def _refuse(message: str, *, code: str = "conflict") -> ApplicationError:
     return ApplicationError(message, type=code, non_retryable=True)
+
+
+def _fit(text: str, limit_bytes: int) -> str:
+    """Its beginning: at most 255 characters, and so many bytes as JSON that escapes all but ASCII."""
+    text = text[:255]
+    while len(json.dumps(text)) > limit_bytes:
+        text = text[:-10]
+    return text
+
+
+def _fitting(names: list[str]) -> list[str]:
+    """The first names, as many as fit into one search attribute."""
+    room, fitting = ATTRIBUTE_BYTES, []
+    for name in names[:FAILED_NAMES]:
+        short = _fit(name[:100], 250)
+        room -= len(json.dumps(short)) + 2
+        if room < 0:
+            break
+        fitting.append(short)
+    return fitting

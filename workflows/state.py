@@ -42,6 +42,13 @@ class TaskRecord(BaseModel):
     restarts: int = 0  # attempts lost before their first step: they are free
 
 
+class Deleting(Model):
+    """A pod that has to go, kept until ``due_ms`` for people who want to look at it."""
+
+    request: DeleteTask
+    due_ms: int = 0
+
+
 class Carried(Model):
     """What goes from one execution of the workflow to the next."""
 
@@ -50,11 +57,12 @@ class Carried(Model):
     outcomes: dict[str, Outcome] = {}
     in_flight: list[str] = []
     records: list[TaskRecord] = []
-    deleting: list[DeleteTask] = []
+    deleting: list[Deleting] = []
     finished: list[str] = []  # the last that ended, newest last: for the details
     stop: Reason | None = None
     stop_message: str = ""
     recorded: bool = False
+    hurry: bool = False
 
 
 class Clock:

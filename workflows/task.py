@@ -5,13 +5,14 @@ UI shows, approvals and holds. A driver can be made anew from a record in any st
 on after continue-as-new, and the activities, which adopt what is there, make it safe.
 """
 
+import asyncio
 import contextlib
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutType
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, RetryState, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 with workflow.unsafe.imports_passed_through():
@@ -53,8 +54,8 @@ class Run(Protocol):
     def changed(self) -> None:
         """Something that people see is different now."""
 
-    def has_room(self) -> bool:
-        """Whether one more task may be in flight."""
+    def ask_for_room(self, driver: "Driver") -> None:
+        """Have ``driver.admitted`` set when one more task may be in flight, first come, first served."""
 
     def delete(self, request: DeleteTask, *, after_s: float) -> None:
         """Have a pod deleted; the run closes when that is confirmed."""
@@ -67,11 +68,12 @@ class Driver:
         self.run = run
         self.node = node
         self.record = record
+        self.admitted = False  # there is room for it, and it has not taken it yet
         self._handle: workflow.ActivityHandle[Any] | None = None
 
     @property
     def active(self) -> bool:
-        return self.record.status in ("queued", "running")
+        return self.admitted or self.record.status in ("queued", "running")
 
     def stop(self, reason: Reason, message: str) -> None:
         """Have the task end: its pod is asked to, its waits are over."""
@@ -87,20 +89,20 @@ class Driver:
             if refused is not None:
                 return self._finish(refused)
         while True:
-            end = await self._attempt() if self.active else None
+            end = await self._attempt() if self.record.status in ("queued", "running") else None
             if end is not None:
                 apply_end(self.record, end, self.run.board.clock)
                 if end.status == "failed" and self._may_retry(end):
                     self._set("retrying")
                 elif end.status == "failed" and self.run.board.prepared.hold_failed and self.record.stop is None:
+                    self.record.retry = False
                     self._set("held")
                 else:
                     return self._finish(end)
             if not await self._wait_for_next():
                 return self._finish(self._given_up())
             self.record.attempt += 1
-            self.record.pod = self.record.scheduled_ms = self.record.started_ms = None
-            self._set("queued")
+            self._queue()
 
     # one attempt
 
@@ -110,7 +112,7 @@ class Driver:
         if record.status == "queued":
             scheduled = await self._schedule(attempt)
             if isinstance(scheduled, TaskEnd):
-                self.run.delete(DeleteTask(attempt=attempt), after_s=0)
+                self.run.delete(DeleteTask(attempt=attempt, end=scheduled), after_s=0)
                 return scheduled
             record.pod = scheduled.pod
             record.scheduled_ms = self.run.board.clock.ms(scheduled.scheduled_at)
@@ -122,7 +124,10 @@ class Driver:
 
     async def _schedule(self, attempt: TaskAttempt) -> ScheduledTask | TaskEnd:
         request = ScheduleTask(attempt=attempt, outputs_of=self.run.board.output_attempts(self.node.outputs_of))
-        budget = timedelta(seconds=self.node.queue_s) if self.node.queue_s else None
+        budget = None
+        if self.node.queue_s:  # what is left of it, where the run has continued as new meanwhile
+            left_s = self.node.queue_s - (self._now_ms() - self.record.queued_ms) / 1000
+            budget = timedelta(seconds=max(left_s, 0.001))
         result = await self._call(SCHEDULE_TASK, request, ScheduledTask, budget=budget)
         return result or self._stopped()
 
@@ -164,6 +169,11 @@ class Driver:
             answer: T = await handle
         except ActivityError as error:
             return self._judge(error)
+        except asyncio.CancelledError:
+            # not begun yet, or ended at the same moment: the SDK then cancels the one who waits
+            if self.record.stop is None:
+                raise
+            return None
         finally:
             self._handle = None
         return answer
@@ -172,11 +182,16 @@ class Driver:
         cause = error.cause
         if isinstance(cause, ApplicationError) and cause.details:
             return TaskEnd.model_validate(cause.details[0])
-        if isinstance(cause, CancelledError) or self.record.stop is not None:
+        for_ever = isinstance(cause, ApplicationError) and cause.non_retryable
+        if isinstance(cause, CancelledError) or (self.record.stop is not None and not for_ever):
             return None
+        message = str(cause)[:500]
         if isinstance(cause, ActivityTimeout) and cause.type == TimeoutType.SCHEDULE_TO_CLOSE:
             return TaskEnd(status="failed", reason=Reason.TIMEOUT_QUEUE, began=False)
-        return TaskEnd(status="failed", reason=Reason.INTERNAL, message=str(cause)[:500], began=False)
+        if error.retry_state == RetryState.TIMEOUT:  # no time for one more try: the last one's error is the cause
+            return TaskEnd(status="failed", reason=Reason.TIMEOUT_QUEUE, message=message, began=False)
+        # whether a step has run is not known, so it is not run again by itself
+        return TaskEnd(status="failed", reason=Reason.INTERNAL, message=message, began=True)
 
     # waits
 
@@ -195,11 +210,11 @@ class Driver:
             )
         except TimeoutError:  # asyncio's is the built-in one
             return TaskEnd(status="failed", reason=Reason.APPROVAL_EXPIRED, began=False)
-        await workflow.wait_condition(lambda: self.run.has_room() or record.stop is not None)
+        await self._wait_for_room()
         if record.stop is not None:
             return self._stopped()
         record.attempt = 1
-        self._set("queued")
+        self._queue()
         return None
 
     async def _wait_for_next(self) -> bool:
@@ -215,9 +230,13 @@ class Driver:
                 )
         else:
             await workflow.wait_condition(lambda: record.retry or record.stop is not None)
-            record.retry = False
-        await workflow.wait_condition(lambda: self.run.has_room() or record.stop is not None)
+        await self._wait_for_room()
         return record.stop is None
+
+    async def _wait_for_room(self) -> None:
+        if self.record.stop is None:
+            self.run.ask_for_room(self)
+            await workflow.wait_condition(lambda: self.admitted or self.record.stop is not None)
 
     def _may_retry(self, end: TaskEnd) -> bool:
         """Whether a budget has a further attempt; takes it, and sets the time."""
@@ -248,6 +267,12 @@ class Driver:
         record.ended_ms = self._now_ms()
         self._set(end.status)
         return end.status
+
+    def _queue(self) -> None:
+        record = self.record
+        record.pod = record.scheduled_ms = record.started_ms = None
+        record.queued_ms, record.retry, self.admitted = self._now_ms(), False, False
+        self._set("queued")
 
     def _set(self, status: TaskStatus) -> None:
         self.record.status = status

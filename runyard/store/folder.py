@@ -121,12 +121,16 @@ class FolderStore:
         """Write a stream in large pieces; the number of its bytes."""
         total, waiting = 0, bytearray()
         async for chunk in data:
-            waiting += chunk
             total += len(chunk)
+            if len(chunk) >= CHUNK and not waiting:
+                await self._in_thread(doing, temporary.write, chunk)
+                continue
+            waiting += chunk
             if len(waiting) >= CHUNK:
                 await self._in_thread(doing, temporary.write, waiting)
                 waiting = bytearray()
-        await self._in_thread(doing, temporary.write, waiting)
+        if waiting:
+            await self._in_thread(doing, temporary.write, waiting)
         return total
 
     async def _read(self, doing: str, fd: int, size: int, offset: int) -> bytes:

@@ -1,6 +1,7 @@
 """A task on a stage: the real script in a real shell beside a real agent, in a folder of its own."""
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -97,6 +98,24 @@ class Stage:
                 except ProcessLookupError:
                     break
             process.wait(10)
+        for pid in below(self.folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def below(folder: Path) -> dict[int, str]:
+    """Living processes that have ``folder`` in their command line or work in it; by /proc, so on Linux only."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            place = os.readlink(process / "cwd")
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state != "Z" and (str(folder) in line or place.startswith(str(folder))):
+            found[int(process.name)] = line
+    return found
 
 
 @functools.cache

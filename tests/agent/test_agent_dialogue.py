@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agent_stage import Stage, compiled_agent
+from agent_stage import Stage, below, compiled_agent
 
 from runyard.spec.plan import CloneStep, RunStep, Source
 
@@ -23,21 +23,6 @@ def until(true: Callable[[], object], *, timeout_s: float = 20) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.005)
-
-
-def below(folder: Path) -> list[str]:
-    """Command lines of the living processes that have ``folder`` in theirs or work in it."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            place = os.readlink(process / "cwd")
-            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state != "Z" and (str(folder) in line or place.startswith(str(folder))):
-            found.append(line)
-    return found
 
 
 class FakeAgent(threading.Thread):
@@ -162,6 +147,18 @@ def test_main_dies_at_a_turn(stage: Stage, turns: int) -> None:
         assert manifest.steps[0].exit_code == (0 if turns > 3 else None)
 
 
+def test_agent_that_fails_itself_keeps_what_it_has(stage: Stage) -> None:
+    """A step may remove the folder through which the two talk."""
+    stage.prepare(RunStep(command=f"echo out; rm -r {stage.dir}"), RunStep(command="echo no"))
+    agent = stage.start_agent()
+    assert stage.start_main().wait(30) == 125
+    assert agent.wait(30) != 0
+    assert stage.receipt.agent_lost
+    assert stage.log(0) == b"out\n"
+    assert stage.manifest.seal == "truncated"
+    assert "the agent failed" in stage.manifest.reason
+
+
 @pytest.mark.promise(4)
 def test_real_main_is_killed(any_shell: Stage) -> None:
     any_shell.prepare(RunStep(command="echo out; exec sleep 60"))
@@ -170,8 +167,7 @@ def test_real_main_is_killed(any_shell: Stage) -> None:
     until(lambda: any_shell.log(0))
     main.kill()
     main.wait()
-    os.killpg(main.pid, signal.SIGKILL)
-    assert agent.wait(30) == 0
+    assert agent.wait(30) == 0  # the step itself may live on: whoever supervises main ends it
     assert any_shell.manifest.seal == "truncated"
     assert any_shell.log(0) == b"out\n"
 

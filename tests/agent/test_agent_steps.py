@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import time
 
 import pytest
@@ -141,6 +142,16 @@ def test_step_can_be_interrupted(any_shell: Stage) -> None:
     if any_shell.shell[0] == "busybox" and os.system("env --default-signal=INT true 2>/dev/null"):
         pytest.skip("only coreutils can make a child of ash hear SIGINT")
     assert any_shell.play(run("kill -INT $$; sleep 60")) == 130
+
+
+def test_step_that_kills_its_group_does_not_cancel_the_task(any_shell: Stage) -> None:
+    """A common last line of scripts: it is meant for what the script has started."""
+    if not shutil.which("setsid"):
+        pytest.skip("without setsid a step shares the group of main")
+    command = "trap 'trap - TERM; kill 0' EXIT; sleep 60 & exit 4"
+    assert any_shell.play(run(command), run("echo on", when="always")) == 143
+    assert not any_shell.receipt.term
+    assert any_shell.log(1) == b"on\n"
 
 
 def test_background_child_writes_on_into_its_own_log(any_shell: Stage) -> None:

@@ -100,7 +100,7 @@ def test_no_text_breaks_out(shell: list[str], command: str, value: str, folder: 
     written = script[script.index("  printf '%s' '") : script.index(' >"$R/step.0"')].removeprefix(
         "  printf '%s' "
     )
-    export = script[script.index("    export A=") : script.index('    if [ -n "$hear" ]')]
+    export = script[script.index("    export A=") : script.index("    become ")]
     probe = f"printf '<%s>' {written}\n{export}printf '<%s>' \"$A\"\n"
     done = subprocess.run(shell, input=probe.encode(), capture_output=True, check=False)
     assert done.stdout.decode() == f"<{command}><{value}>"

@@ -31,10 +31,11 @@ def task(name: str, status: TaskStatus, **facts: Any) -> TaskView:
 
 
 def section(text: str, title: str) -> list[str]:
-    """The rows of a section, without its title and the head of its table."""
+    """The rows of a section, without its title, the head of its table and the gaps between its columns."""
     found = [part for part in re.split(r"\n\n(?=\*\*|Counts)", text) if part.startswith(f"**{title}")]
     assert len(found) <= 1
-    return [line for line in found[0].split("\n")[1:] if line[:2] in ("| ", "- ")] if found else []
+    lines = found[0].replace("\u00a0", "").split("\n")[1:] if found else []
+    return [line for line in lines if line[:2] in ("| ", "- ")]
 
 
 # what is said
@@ -118,7 +119,7 @@ def test_running_tasks_say_since_when_in_utc_with_the_day_where_it_is_another() 
     text = current_details(
         view(
             task("late", "queued", attempt=1, queued_at=at(3)),
-            task("again", "retrying", attempt=1, next_attempt_at=at(61)),
+            task("again", "retrying", attempt=1, next_attempt_at=at(61), reason=Reason.LOST),
             task("fast", "running", attempt=3, started_at=at(1.5).astimezone(east), queued_at=at(0)),
             task("naive", "running", attempt=1, started_at=at(90_000).replace(tzinfo=None)),
             task("placed", "running", attempt=1, queued_at=at(4)),
@@ -130,7 +131,7 @@ def test_running_tasks_say_since_when_in_utc_with_the_day_where_it_is_another() 
         "| `naive` | 1 | 2026-11-25 13:00:00 |",
         "| `placed` | 1 | 12:00:04 |",
         "| `new` | 1 |  |",
-        "| `again` | 1 | next attempt 12:01:01 |",
+        "| `again` | 1 | next attempt 12:01:01 after `lost` |",
         "| `late` | 1 | queued 12:00:03 |",
     ]
 

@@ -1,0 +1,449 @@
+"""Where two things happen at once: cancels that cross with ends, waits that cross an execution's end, stores away.
+
+Each of these has once hung a run, lost a wish of somebody's or run more at a time than was allowed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SANDBOX, Yard, working
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.exceptions import CancelledError
+from temporalio.service import RPCError
+from test_temporal_run import Handle, failure, file, task, tasks, until
+
+from runyard.errors import StoreUnavailable
+from runyard.executors.base import Executor
+from runyard.executors.memory import MemoryExecutor
+from runyard.reasons import Reason
+from runyard.records.logs import load_seal
+from runyard.records.runs import read_result
+from runyard.spec.run import ApprovalRequest, TaskRequest, task_id
+from runyard.store import paths
+from runyard.store.base import ObjectInfo, ObjectStore, read
+from runyard.store.posix import PosixStore
+from workers.serve import build_workers
+
+
+class Gate(PosixStore):
+    """A store where the writing of some keys waits until somebody opens it."""
+
+    def __init__(self, folder: Path, word: str) -> None:
+        super().__init__(folder)
+        self._word = word
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def put(self, key: str, data: Any, **how: Any) -> ObjectInfo:
+        if self._word in key:
+            self.reached.set()
+            await self.open.wait()
+        return await super().put(key, data, **how)
+
+
+class Away(PosixStore):
+    """A store that does not answer the first few times, whatever it is asked for."""
+
+    def __init__(self, folder: Path, *, times: int) -> None:
+        super().__init__(folder)
+        self._times = times
+        self._asked: dict[str, int] = {}
+
+    def _may_fail(self, what: str, key: str) -> None:
+        what = f"{what} {key.rpartition('/')[2]}"
+        self._asked[what] = self._asked.get(what, 0) + 1
+        if self._asked[what] <= self._times:
+            raise StoreUnavailable(f"not now: {what}")
+
+    async def put(self, key: str, data: Any, **how: Any) -> ObjectInfo:
+        self._may_fail("put", key)
+        return await super().put(key, data, **how)
+
+    async def get(self, key: str, **how: Any) -> AsyncIterator[bytes]:
+        self._may_fail("get", key)
+        async for chunk in super().get(key, **how):
+            yield chunk
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    client: Client, store: ObjectStore, executors: Sequence[Executor] = (), *, runs: bool = True
+) -> AsyncIterator[None]:
+    """A worker for the runs, or for what executors do, or for both."""
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in build_workers(client, store, executors, runs=runs, runner=SANDBOX):
+            await stack.enter_async_context(worker)
+        yield
+
+
+async def cancelled(handle: Handle) -> None:
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    assert isinstance(caught.value.cause, CancelledError)
+
+
+async def pods(yard: Yard) -> int:
+    return len([pod async for pod in yard.executor.list()])
+
+
+async def id_of(handle: Handle, name: str) -> str:
+    assert handle.first_execution_run_id is not None
+    return task_id(handle.id, handle.first_execution_run_id, name)
+
+
+# the two ends of a run
+
+
+async def test_a_run_without_a_plan_is_queued_and_not_a_success(client: Client, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, "plan.jsonl")
+    async with working(client, gate, [MemoryExecutor()]) as yard:
+        handle = await yard.start(file(task("a", "true")))
+        await gate.reached.wait()
+        view = await yard.view(handle)
+        assert (view.phase, view.result, view.ended_at) == ("queued", "unknown", None)
+        with pytest.raises(WorkflowUpdateFailedError):
+            await handle.execute_update("cancel_task", TaskRequest(task="a"))
+        gate.open.set()
+        assert (await handle.result()).result == "success"
+
+
+async def test_a_run_that_cannot_be_planned_says_so(yard: Yard) -> None:
+    handle = await yard.start("runs: 5")
+    error = await failure(handle)
+    view = await yard.view(handle)
+    assert (view.phase, view.result, view.cause) == ("setuperror", "unknown", error.message)
+
+
+async def test_a_cancel_while_it_is_planned_ends_it(client: Client, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, "plan.jsonl")
+    async with working(client, gate, [MemoryExecutor()]) as yard:
+        handle = await yard.start(file(task("a", "true")))
+        await gate.reached.wait()
+        await handle.cancel()
+        await cancelled(handle)
+        assert (await yard.view(handle)).phase == "cancelled"
+        gate.open.set()
+
+
+@pytest.mark.promise(7)
+async def test_a_cancel_while_the_result_is_kept_changes_nothing(client: Client, tmp_path: Path) -> None:
+    gate = Gate(tmp_path, "result.json")
+    async with working(client, gate, [MemoryExecutor()]) as yard:
+        handle = await yard.start(file(task("a", "true")))
+        await gate.reached.wait()
+        await handle.cancel()
+        while not [e async for e in handle.fetch_history_events() if e.event_type == 20]:  # cancel requested
+            await asyncio.sleep(0.05)
+        gate.open.set()
+        assert (await handle.result()).result == "success"
+        assert (await read_result(gate, handle.id)).result == "success"
+        assert await pods(yard) == 0
+
+
+# cancels that cross with something
+
+
+@pytest.mark.promise(7)
+async def test_a_cancel_and_the_end_of_what_it_cancels_in_one_activation(
+    client: Client, store: PosixStore
+) -> None:
+    executor = MemoryExecutor()
+    yard = Yard(client, store, executor)
+    async with serving(client, store, [executor], runs=False):
+        async with serving(client, store):
+            handle = await yard.start(file(task("a", "sleep 0.7"), task("b", "true", depends=["a"])))
+            await until(yard, handle, "a", "running")
+        await _ended_activities(handle, 3)  # nobody serves the workflow now
+        await handle.cancel()
+        async with serving(client, store):
+            await cancelled(handle)
+            by_name = tasks(await yard.view(handle))
+            assert {name: view.status for name, view in by_name.items()} == {"a": "success", "b": "cancelled"}
+            assert await pods(yard) == 0
+
+
+async def _ended_activities(handle: Handle, number: int) -> None:
+    while True:
+        kinds = [e.event_type async for e in handle.fetch_history_events()]
+        if kinds.count(12) >= number:  # activity task completed
+            return
+        await asyncio.sleep(0.05)
+
+
+async def test_a_cancel_during_a_back_off(yard: Yard) -> None:
+    handle = await yard.start(file(task("t", "exit 1", retry={"limit": 3, "backoff": "1h"})))
+    await until(yard, handle, "t", "retrying")
+    await handle.cancel()
+    assert "t" in (await failure(handle)).message
+    assert tasks(await yard.view(handle))["t"].attempt == 1
+
+
+async def test_a_cancel_while_a_task_is_held(yard: Yard) -> None:
+    handle = await yard.start(file(task("t", "exit 1"), on_failure="hold"))
+    await until(yard, handle, "t", "held")
+    await asyncio.gather(handle.cancel(), _try(handle, "retry_task", TaskRequest(task="t")))
+    await failure(handle)
+    assert await pods(yard) == 0
+
+
+async def test_a_cancel_that_crosses_an_approval(yard: Yard) -> None:
+    handle = await yard.start(file(task("t", "sleep 600", approval=True)))
+    await until(yard, handle, "t", "approval")
+    await asyncio.gather(_try(handle, "approve", ApprovalRequest(task="t", by="ann")), handle.cancel())
+    await cancelled(handle)
+    assert await pods(yard) == 0
+
+
+async def _try(handle: Handle, name: str, argument: object) -> None:
+    with contextlib.suppress(WorkflowUpdateFailedError, RPCError):
+        await handle.execute_update(name, argument)
+
+
+@pytest.mark.promise(7)
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_cancel_does_not_wait_for_pods_that_are_kept(yard: Yard, ended: bool) -> None:
+    more = [] if ended else [task("long", "sleep 600")]
+    handle = await yard.start(file(task("bad", "exit 1", keep_failed_for="1h"), *more))
+    await until(yard, handle, "bad", "failed")
+    assert await pods(yard) >= 1
+    await handle.cancel()
+    await failure(handle)
+    assert await pods(yard) == 0
+
+
+async def test_the_timeout_of_a_run_ends_what_is_held(yard: Yard) -> None:
+    handle = await yard.start(file(task("t", "exit 1"), on_failure="hold", timeout="1s"))
+    await until(yard, handle, "t", "held")
+    assert "timeout" in (await failure(handle)).message
+    view = tasks(await yard.view(handle))["t"]
+    assert (view.status, view.reason) == ("failed", Reason.EXIT_CODE)
+
+
+# room
+
+
+async def test_those_that_wait_for_room_go_in_one_by_one(yard: Yard) -> None:
+    gates = [task(f"gate{n}", "sleep 0.2", approval=True) for n in range(4)]
+    handle = await yard.start(file(task("first", "sleep 1"), *gates, concurrency=1))
+    for n in range(4):
+        await until(yard, handle, f"gate{n}", "approval")
+        await handle.execute_update("approve", ApprovalRequest(task=f"gate{n}", by="ann"))
+    waiting = asyncio.create_task(handle.result())
+    most = 0
+    while not waiting.done():
+        most = max(most, len([pod async for pod in yard.executor.list() if pod.running]))
+        await asyncio.sleep(0.02)
+    assert (await waiting).counts == {"success": 5}
+    assert most == 1
+
+
+async def test_a_wish_to_try_again_is_used_once(yard: Yard) -> None:
+    handle = await yard.start(file(task("t", "exit 1"), task("long", "sleep 1"), concurrency=1, on_failure="hold"))
+    await until(yard, handle, "t", "held")
+    await until(yard, handle, "long", "running")
+    for _ in range(2):  # it waits for room all the while
+        await handle.execute_update("retry_task", TaskRequest(task="t", by="ann"))
+    await until(yard, handle, "long", "success")
+    while (await until(yard, handle, "t", "held")).attempt < 2:
+        await asyncio.sleep(0.05)
+    await handle.execute_update("cancel_task", TaskRequest(task="t"))
+    await failure(handle)
+    assert tasks(await yard.view(handle))["t"].attempt == 2
+
+
+async def test_a_wait_in_the_queue_has_its_own_timeout_and_log(client: Client, store: PosixStore) -> None:
+    executor = MemoryExecutor(slots=1)
+    async with working(client, store, [executor]) as yard:
+        late = task("late", "true", timeouts={"queue": "1s"})
+        after = task("after", "true", depends=[{"late": ["on_failure"]}])
+        handle = await yard.start(file(task("long", "sleep 2"), late, after))
+        await failure(handle)
+        by_name = tasks(await yard.view(handle))
+        assert (by_name["late"].reason, by_name["after"].status) == (Reason.TIMEOUT_QUEUE, "success")
+        sealed = await load_seal(store, await id_of(handle, "late"), 1)
+        assert sealed is not None
+        assert (sealed.end.status, sealed.end.reason, sealed.end.began) == ("failed", Reason.TIMEOUT_QUEUE, False)
+        assert Reason.TIMEOUT_QUEUE.sentence in sealed.setup.text
+
+
+async def test_deletes_have_a_limit_too(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workflows.run.DELETES", 1)
+    monkeypatch.setattr("workflows.run.DELETE_AT_ONCE", 2)
+    handle = await yard.start(file(*[task(f"t{n}", "true") for n in range(30)]))
+    assert (await handle.result()).counts == {"success": 30}
+    assert await pods(yard) == 0
+
+
+# continue as new
+
+
+def _steps(number: int) -> list[dict[str, object]]:
+    return [task(f"s{n}", "true", depends=[f"s{n - 1}"] if n else []) for n in range(number)]
+
+
+@pytest.mark.promise(9)
+async def test_what_waits_goes_on_waiting_in_the_next_execution(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.run.HISTORY_EVENTS", 80)
+    waits = [
+        task("expires", "true", approval={"expires": "4s"}),
+        task("gate", "true", approval={"approvers": 2}),
+        task("again", "exit 1", retry={"limit": 1, "backoff": "3s"}),
+        task("kept", "exit 1", keep_failed_for="1h"),
+    ]
+    handle = await yard.start(file(*waits, *_steps(12)))
+    await until(yard, handle, "gate", "approval")
+    await handle.execute_update("approve", ApprovalRequest(task="gate", by="ann"))
+    await until(yard, handle, "s11", "success")
+    description = await yard.client.get_workflow_handle(handle.id).describe()
+    assert description.run_id != handle.first_execution_run_id
+    await handle.execute_update("approve", ApprovalRequest(task="gate", by="bob"))
+    await until(yard, handle, "expires", "failed")
+    await until(yard, handle, "again", "failed")
+    await until(yard, handle, "gate", "success")
+    view = tasks(await yard.view(handle))
+    assert view["expires"].reason is Reason.APPROVAL_EXPIRED
+    assert (view["gate"].approvals, view["again"].attempt) == (["ann", "bob"], 2)
+    assert await pods(yard) == 1  # the kept one
+    await handle.cancel()
+    await failure(handle)
+    assert await pods(yard) == 0
+
+
+async def test_many_timers_are_no_reason_to_begin_anew_for_ever(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.run.HISTORY_EVENTS", 60)
+    gates = [task(f"gate{n:02d}", "true", approval={"expires": "1h"}) for n in range(80)]
+    handle = await yard.start(file(*gates, window=1_000))
+    await until(yard, handle, "gate79", "approval")
+    await handle.execute_update("approve", ApprovalRequest(task="gate00", by="ann"))
+    await until(yard, handle, "gate00", "success")
+    executions = {e.run_id async for e in yard.client.list_workflows(f"WorkflowId = '{handle.id}'")}
+    assert len(executions) <= 3
+    await handle.cancel()
+    await cancelled(handle)
+
+
+async def test_a_held_task_and_a_cancel_asked_for_cross_an_execution(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.run.HISTORY_EVENTS", 60)
+    handle = await yard.start(file(task("t", "exit 1"), *_steps(10), on_failure="hold"))
+    await until(yard, handle, "s9", "success")
+    await until(yard, handle, "t", "held")
+    await handle.execute_update("retry_task", TaskRequest(task="t"))
+    while (await until(yard, handle, "t", "held")).attempt < 2:
+        await asyncio.sleep(0.05)
+    await handle.cancel()
+    await failure(handle)
+
+
+# workers and stores that come and go
+
+
+@pytest.mark.promise(9)
+async def test_a_worker_that_shuts_down_lets_go(client: Client, store: PosixStore) -> None:
+    executor = MemoryExecutor()
+    yard = Yard(client, store, executor)
+    async with serving(client, store):
+        async with serving(client, store, [executor], runs=False):
+            handle = await yard.start(file(task("t", "print one\nsleep 2\nprint two", retry={"limit": 1})))
+            await until(yard, handle, "t", "running")
+        uids = [seen.pod.uid async for seen in executor.list()]
+        assert len(uids) == 1
+        async with serving(client, store, [executor], runs=False):
+            assert (await handle.result()).result == "success"
+    view = tasks(await read_result(store, handle.id))["t"]
+    assert view.attempt == 1
+    log = await read(store, paths.step_log(await id_of(handle, "t"), 1, 0))
+    assert log == b"one\ntwo\n"
+
+
+@pytest.mark.promise(9)
+async def test_a_store_that_is_away_for_a_while_costs_time_only(client: Client, tmp_path: Path) -> None:
+    store = Away(tmp_path, times=1)
+    async with working(client, store, [MemoryExecutor()]) as yard:
+        save = {"save_to_workspace": {"contents": [{"source_dir": ".", "paths": ["**"]}]}}
+        first = task("a", "output K=v")
+        first["steps"] = [{"run": "output K=v"}, save]
+        use = task("b", "print $K", depends=["a"], environment={"K": {"from_output": "a.K"}})
+        handle = await yard.start(file(first, use))
+        assert (await handle.result()).result == "success"
+        kept = await read_result(store, handle.id)
+        assert [view.attempt for view in kept.tasks] == [1, 1]
+
+
+@pytest.mark.promise(2)
+@pytest.mark.parametrize("what", ["plan", "seal"])
+async def test_a_record_that_is_broken_fails_the_task_and_runs_nothing_again(
+    yard: Yard, store: PosixStore, what: str
+) -> None:
+    handle = await yard.start(file(task("t", "sleep 1.5", retry={"limit": 2, "backoff": "10ms"})))
+    await until(yard, handle, "t", "running")
+    key = paths.plan(handle.id) if what == "plan" else paths.seal(await id_of(handle, "t"), 1)
+    await store.put(key, b"{")
+    async with working(yard.client, store, [yard.executor]):  # and nobody remembers
+        await failure(handle) if what == "seal" else None
+        if what == "plan":
+            with contextlib.suppress(WorkflowFailureError):
+                await handle.result()
+    assert tasks(await yard.view(handle))["t"].attempt == 1
+
+
+async def test_a_cancel_over_a_broken_record_ends(yard: Yard, store: PosixStore) -> None:
+    handle = await yard.start(file(task("t", "sleep 600")))
+    await until(yard, handle, "t", "running")
+    await store.put(paths.seal(await id_of(handle, "t"), 1), b"{")
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert await pods(yard) == 0
+
+
+# refusals, budgets, names
+
+
+async def test_a_task_that_cannot_be_placed_fails_and_its_children_go_on(yard: Yard) -> None:
+    refused = task("refused", "true", retry={"limit": 3, "backoff": "10ms"})
+    refused["runtime"] = {"containers": [{"image": "a"}, {"image": "b"}]}
+    after = task("after", "true", depends=[{"refused": ["on_failure"]}])
+    handle = await yard.start(file(refused, after))
+    await failure(handle)
+    by_name = tasks(await yard.view(handle))
+    assert (by_name["refused"].reason, by_name["refused"].attempt) == (Reason.CONFIG_ERROR, 1)
+    assert by_name["after"].status == "success"
+
+
+async def test_each_budget_is_counted_on_its_own(yard: Yard) -> None:
+    retry = {"limit": 1, "infra": 1, "backoff": "10ms"}
+    handle = await yard.start(file(task("lost", "vanish", retry=retry), task("bad", "exit 1", retry=retry)))
+    await failure(handle)
+    by_name = tasks(await yard.view(handle))
+    assert (by_name["lost"].attempt, by_name["bad"].attempt) == (2, 2)
+
+
+NAMES = ["🦀" * 100, "quo\"te's `and` | $bars$", "a/b", "a b", "a-b", "A b", "#1", "x" * 100]
+
+
+async def test_names_of_every_kind(yard: Yard) -> None:
+    handle = await yard.start(file(*[task(name, "print hi") for name in NAMES]))
+    assert (await handle.result()).counts == {"success": len(NAMES)}
+    view = tasks(await yard.view(handle))
+    assert list(view) == NAMES
+
+
+async def test_many_failed_tasks_with_long_names_do_not_stop_the_run(yard: Yard) -> None:
+    names = [f"{n:02d}{'🦀' * 98}" for n in range(25)]
+    handle = await yard.start(file(*[task(name, "exit 1") for name in names]), group="/g/" + "é" * 900)
+    await failure(handle)
+    description = await yard.client.get_workflow_handle(handle.id).describe()
+    assert description.status is WorkflowExecutionStatus.FAILED
+    shown = description.search_attributes["RunyardFailedTasks"]
+    assert shown
+    assert all(any(name.startswith(str(word)) for name in names) for word in shown)
