@@ -104,14 +104,15 @@ every() { # SECONDS COMMAND...: again and again in the background, until the tim
     pause=$1
     shift
     while :; do
-      nap=''
-      trap '[ -z "$nap" ] || kill "$nap" 2>/dev/null; exit 0' TERM
+      nap='' over=''
+      trap 'over=1; [ -z "$nap" ] || kill "$nap" 2>/dev/null' TERM
       [ ! -e "$R/timer.$timers" ] || exit 0
       sleep "$pause" &
       nap=$!
-      wait "$nap"
+      [ -n "$over" ] || wait "$nap"
+      if [ -n "$over" ]; then kill "$nap" 2>/dev/null; exit 0; fi
       trap '' TERM # what it does, it does whole: its first victim's end is main's cue to end it
-      [ -e "$R/timer.$timers" ] || "$@"
+      "$@"
       pause=$G
     done
   ) </dev/null 6>&- 8>&- 9<&- &

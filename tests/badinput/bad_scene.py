@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import SANDBOX, Yard
+from yard import SANDBOX, Yard
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from runyard.executors.open import open_executor

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from bad_scene import Played, at_work, end, file, play, small_disk, task, until
-from conftest import Yard
+from yard import Yard
 from temporalio.client import Client
 
 from runyard.reasons import Reason

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from bad_scene import end, file, play, task
-from conftest import Yard
+from yard import Yard
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
@@ -82,11 +82,11 @@ async def test_any_id_of_a_run(local_yard: Yard, tmp_path: Path, run_id: str) ->
         ("🚀" * 101, "at most 100 characters, this has 101"),
         ("two\nlines", "U+000A"),
         ("tab\there", "U+0009"),
-        ("nul\0", "U+0000"),
+        ("nul\0", "NUL character"),
         ("\x1b[31mred", "U+001B"),
         ("right \u202e to left", "U+202E"),
         (" blank first", "begin or end with a blank"),
-        ("", "name"),
+        ("", "a text is wanted here, and it is empty"),
     ],
 )
 async def test_what_is_no_name_is_refused_and_nothing_runs(local_yard: Yard, name: str, words: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from bad_scene import at_work, end, everything_below, file, play, task, until
-from conftest import Yard
+from yard import Yard
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
 

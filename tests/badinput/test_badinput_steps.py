@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bad_scene import at_work, play, task
-from conftest import Yard
+from yard import Yard
 from temporalio.client import Client
 
 from runyard.reasons import Reason
@@ -24,7 +24,7 @@ class Text:
 
 
 TEXTS = [
-    Text("quotes", """printf '%s ' "it's" '"q"' \\"x\\" `echo back` '$HOME' "a\\\\b" ''""", b'it\'s "q" "x" back $HOME a\\b \n'),
+    Text("quotes", """printf '%s,' "it's" '"q"' \\"x\\" `echo back` '$HOME' "a\\\\b" ''""", b'it\'s,"q","x",back,$HOME,a\\b,,'),
     Text("heredoc", "cat <<'EOF'\n$HOME `x` 'a' \"b\"\nEOF\ncat <<-END\n\t$((1 + 1))\n\tEND\n", b"$HOME `x` 'a' \"b\"\n2\n"),
     Text("heredoc of ours", "cat <<'RUNYARD_EOF'\n}\nfi\n'\nRUNYARD_EOF", b"}\nfi\n'\n"),
     Text("exit in the middle", "echo a\nexit 3\necho b", b"a\n", 3),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Yard
+from yard import Yard
 from temporalio.testing import WorkflowEnvironment
 
 if not (shutil.which("chromium") and shutil.which("chromedriver")):

