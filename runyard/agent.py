@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     class Target(TypedDict, total=False):
         kind: str
         folder: str
+        root: str
         url: str
         prefix: str
         fields: dict[str, str]
@@ -121,6 +122,7 @@ PIPE_BYTES = 1 << 18  # asked of the system for each FIFO; Linux gives a user 64
 TRIES_REFUSED = 4
 STORE_TIMEOUT_S = 30
 AFTERLIFE_S = 300  # how long it goes on trying to store when main is gone
+SHA256_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 STARTED_BEFORE, STORE_REFUSED, UNKNOWN_REQUEST, CANCELLED = 3, 4, 5, 143
 
 
@@ -202,8 +204,9 @@ class Folder:
     short task more than all the rest of it.
     """
 
-    def __init__(self, folder: str, patience: Patience) -> None:
+    def __init__(self, folder: str, patience: Patience, root: str = "") -> None:
         self.folder = folder
+        self.root = root  # never made: it may be a disk that is not mounted
         self.patience = patience
 
     def create(self, name: str, data: bytes) -> bool:
@@ -272,12 +275,18 @@ class Folder:
                 size += len(data)
         return {"size": size, "sha256": digest.hexdigest(), "files": 0}
 
+    def prepare(self) -> None:
+        """Make the folder of temporary files, once there is the store that it belongs to."""
+        self._persist("", lambda: bool(self._parent_of("")))
+
     def temporary(self) -> str:
         """A path for what is not whole yet: at the top, so that nobody who lists segments meets it."""
         return os.path.join(self.folder, f".tmp-{os.getpid()}-{binascii.hexlify(os.urandom(6)).decode()}")
 
     def _parent_of(self, name: str) -> str:
         path = os.path.join(self.folder, name)
+        if self.root and not os.path.isdir(self.root):
+            raise StoreAway(f"the store's folder {self.root} is not there: removed, or its disk is not mounted")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
 
@@ -317,6 +326,9 @@ class Url:
 
     def put(self, name: str, data: bytes, *, sync: bool = False) -> None:
         self.patience.persist(lambda: self._post(name, len(data), lambda: [data]))
+
+    def prepare(self) -> None:
+        os.makedirs(self.scratch, exist_ok=True)
 
     def temporary(self) -> str:
         return os.path.join(self.scratch, f"tmp-{binascii.hexlify(os.urandom(6)).decode()}")
@@ -412,7 +424,7 @@ def sync_folder(path: str) -> None:
 
 def open_target(target: Target, patience: Patience, scratch: str) -> Folder | Url:
     if target["kind"] == "folder":
-        return Folder(target["folder"], patience)
+        return Folder(target["folder"], patience, target.get("root", ""))
     return Url(target, patience, scratch)
 
 
@@ -631,7 +643,7 @@ class Log:
             "exit_code": self.exit_code,
             "bytes": self.stored_bytes,
             "lines": self.stored_lines + (1 if self.stored_tail and not self.stored_tail.endswith(b"\n") else 0),
-            "sha256": (self.digest or sha256()).hexdigest(),
+            "sha256": self.digest.hexdigest() if self.digest else SHA256_OF_NOTHING,
             "truncated": self.truncated,
             "started_at": self.started_at or None,
             "ended_at": self.ended_at or None,
@@ -1793,8 +1805,10 @@ def pack_into(work: Work, target: Folder | Url, entries: list[Entry]) -> tuple[s
     packer = Packer(work)
     path = target.temporary()
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        target.prepare()
         size, digest, files = packer.pack(entries, path)
+    except StoreRefused as error:
+        raise Failure(str(error)) from error
     except OSError as error:
         remove(path)
         raise Failure(str(judge(error, os.path.dirname(path)))) from error

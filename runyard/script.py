@@ -105,12 +105,12 @@ every() { # SECONDS COMMAND...: again and again in the background, until the tim
     shift
     while :; do
       nap='' over=''
-      trap 'over=1; [ -z "$nap" ] || kill "$nap" 2>/dev/null' TERM
+      trap 'over=1; [ -z "$nap" ] || kill -s KILL "$nap" 2>/dev/null' TERM
       [ ! -e "$R/timer.$timers" ] || exit 0
-      sleep "$pause" &
+      sleep "$pause" & # killed, not asked: before it is `sleep` it is a shell that may lose a signal
       nap=$!
       [ -n "$over" ] || wait "$nap"
-      if [ -n "$over" ]; then kill "$nap" 2>/dev/null; exit 0; fi
+      if [ -n "$over" ]; then kill -s KILL "$nap" 2>/dev/null; exit 0; fi
       trap '' TERM # what it does, it does whole: its first victim's end is main's cue to end it
       "$@"
       pause=$G

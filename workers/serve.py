@@ -28,7 +28,7 @@ from runyard.temporal import SEARCH_ATTRIBUTES
 from workflows.run import RunWorkflow
 
 RUNNER = UnsandboxedWorkflowRunner()
-"""The SDK's sandbox doubles what a workflow task costs (measured for 500 no-ops: 7.5 s of CPU without it, 8 to 15 s
+"""The SDK's sandbox doubles what a workflow task costs (measured for 500 no-ops: 7.5 s of CPU without it, 8 to 15
 with it). It is on in the tests, where every shape of run and every recorded history goes through it."""
 
 LONG_TASKS = 2_000

@@ -59,7 +59,8 @@ class _Section:
     def head(self) -> str:
         if not self.columns:
             return f"**{self.title}**\n"
-        return f"**{self.title}**\n\n| {' | '.join(name + _GAP for name in self.columns)} |\n|{':---|' * len(self.columns)}"
+        names = " | ".join(name + _GAP for name in self.columns)
+        return f"**{self.title}**\n\n| {names} |\n|{':---|' * len(self.columns)}"
 
     def more(self, number: int) -> str:
         return f"| and {number} more |{' |' * (len(self.columns) - 1)}" if self.columns else f"- and {number} more"

@@ -99,8 +99,9 @@ class Driver:
                     self._set("held")
                 else:
                     return self._finish(end)
+            held = self.record.status == "held"
             if not await self._wait_for_next():
-                return self._finish(self._given_up())
+                return self._finish(self._given_up() if held else self._stopped())
             self.record.attempt += 1
             self._queue()
 
@@ -264,7 +265,8 @@ class Driver:
         if end.status == "cancelled" and record.stop is not None:
             end = end.model_copy(update={"reason": record.stop, "message": record.stop_message})
         apply_end(record, end, self.run.board.clock)
-        record.ended_ms = self._now_ms()
+        # its own time where it is known: the run may have waited for a worker to hear of it
+        record.ended_ms = self.run.board.clock.ms(end.ended_at) if end.ended_at else self._now_ms()
         self._set(end.status)
         return end.status
 

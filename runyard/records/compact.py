@@ -85,7 +85,7 @@ class _Stream:
         self._segments = segments
         self._record = record
         self._source = Digest()  # what the agent wrote
-        self.written = Digest()  # the same, with our markers
+        self.written = self._source  # the same with our markers; one hash does for both until there is a marker
         self._missing = 0
         self._gap_at = -1
 
@@ -102,7 +102,8 @@ class _Stream:
                 async for chunk in self._store.get(segment.key, offset=at - begin):
                     at += len(chunk)
                     await self._source.add(chunk)
-                    await self.written.add(chunk)
+                    if self.written is not self._source:
+                        await self.written.add(chunk)
                     yield chunk
             except NotFound:  # the next segment, or the end, shows what is missing
                 continue
@@ -113,6 +114,8 @@ class _Stream:
         if self._gap_at < 0:
             self._gap_at = at
         self._missing += end - at
+        if self.written is self._source:
+            self.written = self._source.copy()
         newline = "" if self.written.ends_line else "\n"
         marker = f"{newline}[runyard: {end - at} bytes of this log are missing here]\n".encode()
         await self.written.add(marker)

@@ -27,6 +27,12 @@ class Digest:
         self._ends += chunk.count(b"\n")
         self._tail = (self._tail + chunk[-_TAIL:])[-_TAIL:]
 
+    def copy(self) -> "Digest":
+        """One that goes on by itself from here."""
+        other = Digest()
+        other.bytes, other._hash, other._ends, other._tail = self.bytes, self._hash.copy(), self._ends, self._tail
+        return other
+
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()

@@ -1,5 +1,6 @@
 """From what the caller has (a text in one of three languages, bytes, an object) to a Document."""
 
+import json
 from collections.abc import Mapping
 from pathlib import PurePath
 
@@ -40,8 +41,20 @@ def read(file: str | Mapping[str, JsonValue], *, name: str, ctx: dict[str, JsonV
         return _document(jsontext.grow_object(value, grower), grower, places=False)
     if ending in (".star", ".bzl"):
         raise grower.give_up("Starlark is not supported", hint="write YAML, JSON or Jsonnet")
-    root = jsontext.grow(text, grower) if ending == ".json" else yamltext.grow(text, grower)
+    is_json = ending == ".json" or _is_json(text)
+    root = jsontext.grow(text, grower) if is_json else yamltext.grow(text, grower)
     return _document(root, grower, places=True, templates="matrix" in text or "\\" in text)
+
+
+def _is_json(text: str) -> bool:
+    """Programs send JSON without saying so; YAML would refuse what is JSON's own, like `\\ud83d\\ude00`."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _text(text: str, grower: Grower) -> str:

@@ -94,7 +94,7 @@ class Grower:
     def scalar(self, data: str | None, line: int, column: int) -> Node:
         if isinstance(data, str) and (wrong := unusable(data)):
             self.note(wrong, line, column, hint="remove it")
-            data = ""
+            data = re.sub("[\0\ud800-\udfff]", "\ufffd", data)  # one mistake is one problem
         return Node(data, line, column)
 
     def sequence(self, items: list[Node], line: int, column: int) -> Node:

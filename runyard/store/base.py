@@ -29,10 +29,14 @@ class ObjectInfo:
 
 
 class FolderTarget(Model):
-    """Write here: a folder of this machine, made when missing."""
+    """Write here: a folder of this machine, made when missing, but only below ``root``, if that is given.
+
+    A root that is missing is a disk that is not mounted: what is written in its place would hide it.
+    """
 
     kind: Literal["folder"] = "folder"
     folder: str
+    root: str = ""
 
 
 class UrlTarget(Model):

@@ -96,7 +96,8 @@ class FolderStore:
 
     def target(self, prefix: str, *, expires_s: float) -> Target:
         check_key(prefix.removesuffix("/"))
-        return FolderTarget(folder=str(self._tree.data / prefix.removesuffix("/")))
+        data = self._tree.data
+        return FolderTarget(folder=str(data / prefix.removesuffix("/")), root=str(data))
 
     def source(self, key: str, *, expires_s: float) -> str:
         check_key(key)

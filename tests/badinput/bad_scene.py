@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from yard import SANDBOX, Yard
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from yard import SANDBOX, Yard
 
 from runyard.executors.open import open_executor
 from runyard.records.logs import Seal, load_seal

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from bad_scene import end, file, play, task
-from yard import Yard
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
+from yard import Yard
 
 from runyard.client import Runyard
 from runyard.records.runs import list_runs, read_result
@@ -20,7 +20,7 @@ NAMES = [
     "..",
     "-rf",
     "/etc/passwd",
-    'double " and \' single',
+    "double \" and ' single",
     "$(touch pwned) `touch pwned` ; touch pwned",
     "%2e%2f%s %n",
     "back\\slash\\n",

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from bad_scene import at_work, end, everything_below, file, play, task, until
-from yard import Yard
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
+from yard import Yard
 
 from runyard.reasons import Reason
 from runyard.settings import Settings
@@ -80,7 +80,9 @@ SHOW = """
 [ "$PASSWORD" = "$(cat EXPECTED)" ] || exit 9
 echo "password: $PASSWORD"
 echo "$KEY"
-printf %s "$PASSWORD" | head -c 9; while [ ! -e GATE ]; do sleep 0.05; done; printf %s "$PASSWORD" | tail -c +10; echo
+printf %s "$PASSWORD" | head -c 9
+while [ ! -e GATE ]; do sleep 0.05; done
+printf %s "$PASSWORD" | tail -c +10; echo
 printf %s "$PASSWORD" | base64
 printf 'x%s' "$PASSWORD" | base64
 printf %s "$KEY" | base64 -w 0; echo
@@ -109,7 +111,9 @@ async def test_a_secret_is_seen_by_its_step_and_by_nobody_else(yard: Yard, tmp_p
     step = {"run": {"command": command, "environment": SECRETS}}
     task_secret = task("whole", 'echo "$TOKEN"', environment={"TOKEN": {"from_secret": "password"}})
     handle = await yard.start(file(task("t", other, step), task_secret))
-    await until(lambda: b"password: " in everything_below(tmp_path / "store" / "data"), "the step to begin")
+    await until(
+        lambda: b"password: " in everything_below(tmp_path / "store" / "data" / "logs"), "the step to begin"
+    )
     arguments = arguments_of_all_processes()
     (tmp_path / "gate").touch()
     played = await end(yard, handle)

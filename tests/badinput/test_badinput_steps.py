@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from bad_scene import at_work, play, task
-from yard import Yard
 from temporalio.client import Client
+from yard import Yard
 
 from runyard.reasons import Reason
 from runyard.settings import Settings
@@ -24,8 +24,16 @@ class Text:
 
 
 TEXTS = [
-    Text("quotes", """printf '%s,' "it's" '"q"' \\"x\\" `echo back` '$HOME' "a\\\\b" ''""", b'it\'s,"q","x",back,$HOME,a\\b,,'),
-    Text("heredoc", "cat <<'EOF'\n$HOME `x` 'a' \"b\"\nEOF\ncat <<-END\n\t$((1 + 1))\n\tEND\n", b"$HOME `x` 'a' \"b\"\n2\n"),
+    Text(
+        "quotes",
+        """printf '%s,' "it's" '"q"' \\"x\\" `echo back` '$HOME' "a\\\\b" ''""",
+        b'it\'s,"q","x",back,$HOME,a\\b,,',
+    ),
+    Text(
+        "heredoc",
+        "cat <<'EOF'\n$HOME `x` 'a' \"b\"\nEOF\ncat <<-END\n\t$((1 + 1))\n\tEND\n",
+        b"$HOME `x` 'a' \"b\"\n2\n",
+    ),
     Text("heredoc of ours", "cat <<'RUNYARD_EOF'\n}\nfi\n'\nRUNYARD_EOF", b"}\nfi\n'\n"),
     Text("exit in the middle", "echo a\nexit 3\necho b", b"a\n", 3),
     Text("failing command", "echo a\nfalse\necho b", b"a\n", 1),
@@ -115,5 +123,3 @@ async def test_a_gigabyte_against_a_cap(client: Client, tmp_path: Path) -> None:
     assert "cap of 100000 bytes" in seal.model_dump_json()
     assert await played.log("t", 1) == b"next\n"
     assert sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file()) < 300_000
-
-

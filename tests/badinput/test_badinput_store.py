@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from bad_scene import Handle, Played, at_work, end, everything_below, file, play, small_disk, task, until
-from yard import Yard
 from temporalio.client import Client
+from yard import Yard
 
 from runyard.records.runs import read_result
 from runyard.settings import Settings
@@ -51,12 +51,15 @@ async def test_a_full_store_holds_the_run_up_and_says_so(client: Client, tmp_pat
         ballast = disk / "ballast"
         async with at_work(client, settings_of(tmp_path, disk / "store")) as yard:
             subprocess.run(["sh", "-c", f"cat /dev/zero >{ballast}"], capture_output=True, check=False)
-            command = f"echo begun\nwhile [ ! -e {tmp_path}/gate ]; do sleep 0.05; done\nhead -c 200000 /dev/zero\necho last"
+            wait = f"while [ ! -e {tmp_path}/gate ]; do sleep 0.05; done"
+            command = f"echo begun\n{wait}\nhead -c 200000 /dev/zero\necho last"
             handle = await yard.start(file(task("t", command, timeouts={"run": "2m"})))
             said = await pending_error(handle, "no room left")
             assert "Free space" in said
             ballast.unlink()
-            await until(lambda: b"begun" in everything_below(disk / "store" / "data"), "the step to begin")
+            await until(
+                lambda: b"begun" in everything_below(disk / "store" / "data" / "logs"), "the step to begin"
+            )
             subprocess.run(["sh", "-c", f"cat /dev/zero >{ballast}"], capture_output=True, check=False)
             (tmp_path / "gate").touch()
             await until(lambda: b"no room left" in everything_below(tmp_path / "state"), "the agent to complain")
@@ -75,7 +78,7 @@ async def running(yard: Yard, tmp_path: Path) -> Handle:
         file(task("first", command, "echo x >file", save), task("second", {"restore_workspace": {"dest_dir": "."}},
              "cat file", depends=["first"]))
     )  # fmt: skip
-    await until(lambda: b"begun" in everything_below(tmp_path / "store" / "data"), "the step to begin")
+    await until(lambda: b"begun" in everything_below(tmp_path / "store" / "data" / "logs"), "the step to begin")
     return handle
 
 
@@ -89,7 +92,9 @@ async def test_a_store_moved_away_and_put_back(local_yard: Yard, tmp_path: Path)
     store, away = tmp_path / "store", tmp_path / "away"
     store.rename(away)
     (tmp_path / "gate").touch()
-    await until(lambda: b"the store" in everything_below(tmp_path / "state"), "the agent to complain")
+    await until(
+        lambda: b"its disk is not mounted" in everything_below(tmp_path / "state"), "the agent to complain"
+    )
     assert not store.exists()
     away.rename(store)
     played = await end(local_yard, handle)
@@ -107,7 +112,8 @@ async def test_a_store_that_was_lost_for_good(local_yard: Yard, tmp_path: Path) 
     (tmp_path / "gate").touch()
     played: Played = await end(local_yard, handle)
     assert played.view.result == "failed"
-    assert "runs/" in played["first"].message or "plan" in played["first"].message, played.view
+    assert played["second"].status == "failed"
+    assert f"`runs/{handle.id}/plan.jsonl`" in played["second"].message, played["second"]
 
 
 async def test_a_store_that_cannot_be_made(client: Client, tmp_path: Path) -> None:

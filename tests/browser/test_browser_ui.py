@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from yard import Yard
 from temporalio.testing import WorkflowEnvironment
+from yard import Yard
 
 if not (shutil.which("chromium") and shutil.which("chromedriver")):
     pytest.skip("the programs chromium and chromedriver are not there", allow_module_level=True)
@@ -62,7 +62,8 @@ def rows(chrome: "webdriver.Chrome") -> list[list[str]]:
     for frame in chrome.find_elements(By.TAG_NAME, "iframe"):
         chrome.switch_to.frame(frame)
         for row in chrome.find_elements(By.TAG_NAME, "tr"):
-            found.append([cell.text.strip() for cell in row.find_elements(By.CSS_SELECTOR, "th, td")])
+            cells = row.find_elements(By.CSS_SELECTOR, "th, td")
+            found += [[cell.text.strip() for cell in cells]]
         chrome.switch_to.default_content()
     return found
 
@@ -88,7 +89,9 @@ async def test_the_details_of_a_run_are_a_table_and_say_what_to_do(
     while {task.status for task in (await yard.view(handle)).tasks} != {"success", "failed", "approval"}:
         await asyncio.sleep(0.1)
     await asyncio.to_thread(open_tab, chrome, address(server, handle.id), "user-metadata")
-    await asyncio.to_thread(until, chrome, lambda browser: ["task", "reason", "attempt", "what to do"] in rows(browser))
+    await asyncio.to_thread(
+        until, chrome, lambda browser: ["task", "reason", "attempt", "what to do"] in rows(browser)
+    )
     failed = next(row for row in await asyncio.to_thread(rows, chrome) if row[0] == "lint | style")
     assert failed[1].startswith("exit_code")
     assert failed[2] == "1"
@@ -113,9 +116,7 @@ async def test_a_failed_run_shows_its_cause_and_no_stack_trace(
         await handle.result()
     await asyncio.to_thread(chrome.get, address(server, handle.id))
     cause = "1 of 3 tasks failed: lint | style"
-    await asyncio.to_thread(
-        until, chrome, lambda browser: cause in browser.find_element(By.TAG_NAME, "body").text
-    )
+    await asyncio.to_thread(until, chrome, lambda browser: cause in browser.find_element(By.TAG_NAME, "body").text)
     text = chrome.find_element(By.TAG_NAME, "body").text
     assert "FAILED" in text.upper()
     assert "stackTrace" not in text

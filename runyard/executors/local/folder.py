@@ -109,7 +109,10 @@ class PodFolder:
         return self._replace(nest_files.STOP, json.dumps({"grace_s": grace_s}))
 
     def bury(self, uid: str) -> None:
-        """Take a pod that no nest has taken, so that none will."""
+        """Take a pod that no nest has taken, so that none will. One that is taken is not written to: its disk
+        may be full, and it must be possible to delete it then."""
+        if (self.path / nest_files.CLAIM).exists():
+            return
         temporary = self.path / f".buried.{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             temporary.write_text(json.dumps({"pid": 0, "started": "", "uid": uid}))
@@ -166,6 +169,8 @@ def _fill(new: Path, launch: Launch, facts: Facts) -> None:
     (new / "script").write_text(launch.script)
     (new / "assignment.json").write_text(launch.assignment.model_dump_json())
     (new / "owner").write_text(launch.owner)
+    (new / nest_files.RESERVE).write_bytes(bytes(nest_files.RESERVE_BYTES))
+    (new / "receipt").write_text(";")  # its block is there when the disk is full
     (new / "pod.json").write_text(facts.model_dump_json())
 
 

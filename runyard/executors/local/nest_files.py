@@ -12,6 +12,8 @@ from runyard.executors.local.process import look, suppress
 CLAIM = "nest.json"
 STATUS = "status.json"
 STOP = "stop.json"
+RESERVE_BYTES = 16 << 10
+RESERVE = "reserve"  # room for the status on a disk that the task has filled
 
 
 def claim(uid: str, pid: int) -> bool:
@@ -60,7 +62,11 @@ def write_status(status: dict[str, object], *, swept: bool) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            sys.stderr.write(f"status.json cannot be written: {error}\n")
+            with suppress(FileNotFoundError):
+                os.unlink(RESERVE)  # the task itself may have filled the disk: then nobody else makes room
+                continue
+            with suppress(OSError):  # the log is on the same disk
+                sys.stderr.write(f"status.json cannot be written: {error}\n")
             time.sleep(1)
         else:
             return
