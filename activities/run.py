@@ -15,6 +15,12 @@ from runyard.spec.plan import Plan
 from runyard.spec.run import RunRequest
 from runyard.store.base import ObjectStore
 
+HISTORY_EVENTS = 7_000
+HISTORY_BYTES = 4 << 20
+"""A run continues as new from here on. The server suggests it at 4,096 events, which for a run of many short tasks
+means to adopt hundreds of pods every few seconds; what is in flight adds some 1,500, and 10,240 is the limit. The
+workflow is told, so that the number can change without breaking the replay of runs that are under way."""
+
 
 class RunActivities:
     """They need the store only, so that any worker on the queue `runyard` can serve them."""
@@ -45,6 +51,8 @@ class RunActivities:
             timeout_s=run.timeout_s,
             fail_fast=run.fail_fast,
             hold_failed=run.hold_failed,
+            history_events=HISTORY_EVENTS,
+            history_bytes=HISTORY_BYTES,
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
             nothing=_why_nothing(request, plan),

@@ -39,6 +39,8 @@ class PreparedRun(Model):
     timeout_s: float | None = None
     fail_fast: bool = False
     hold_failed: bool = False
+    history_events: int = 7_000  # continue as new from here on
+    history_bytes: int = 4 << 20
     header: int  # length in bytes of the RunPlan at the start of the stored plan
     tasks: list[GraphTask]
     nothing: str = ""  # why there is nothing to run, e.g. `[ci skip]`

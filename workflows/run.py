@@ -47,11 +47,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.state import Carried, Deleting, TaskRecord
     from workflows.task import FOR_EVER, HEARTBEAT, INFRASTRUCTURE, Driver
 
-HISTORY_EVENTS = 7_000
-HISTORY_BYTES = 4 << 20
-"""Continue as new from here on. The server suggests it at 4,096 events, which for a run of many short tasks means
-to adopt hundreds of pods every few seconds; what is in flight adds some 1,500 events, and 10,240 is the limit."""
-
 BUSY = 20
 """From so many tasks in flight on, the details are rebuilt once a second instead of at every change."""
 
@@ -183,10 +178,10 @@ class RunWorkflow:
                 raise self._bug
 
     def _is_long(self) -> bool:
-        info = workflow.info()
+        info, prepared = workflow.info(), self.board.prepared
         return (
-            info.get_current_history_length() >= HISTORY_EVENTS + self._resumed
-            or info.get_current_history_size() >= HISTORY_BYTES
+            info.get_current_history_length() >= prepared.history_events + self._resumed
+            or info.get_current_history_size() >= prepared.history_bytes
         )
 
     def _start_ready(self) -> None:

@@ -31,6 +31,9 @@ class _Pod:
         self.changed = asyncio.Event()  # another owner, or the end; a new one each time
 
 
+_START_POLL_S = 0.05
+
+
 class MemoryExecutor:
     """Pods in memory: ``slots`` at once (None = any number), each created only after ``create_s`` seconds."""
 
@@ -69,10 +72,13 @@ class MemoryExecutor:
         if seen is None:
             return Ended(gone=True, message="the pod is not there")
         _take_over(seen, owner)
-        if not seen.life.done():
-            report(Progress(state="running", message="runs", node="memory"))
+        reported = False
         while not seen.life.done():
-            await seen.changed.wait()
+            if seen.play.running and not reported:
+                reported = True
+                report(Progress(state="running", message="runs", node="memory"))
+            with contextlib.suppress(TimeoutError):  # nothing tells when a slow start is over: look
+                await asyncio.wait_for(seen.changed.wait(), None if reported else _START_POLL_S)
             if seen.owner != owner:
                 raise Fenced(f"{seen.owner or 'another caretaker'} has taken the task over")
         report(Progress(state="ended", message="ended", node="memory"))

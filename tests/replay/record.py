@@ -115,7 +115,7 @@ async def main() -> None:
                 if list(HERE.glob(f"{name}.json")) or list(HERE.glob(f"{name}-1.json")):
                     continue
                 events = 60 if name == "continued" else 4_000
-                with patch("workflows.run.HISTORY_EVENTS", events):
+                with patch("activities.run.HISTORY_EVENTS", events):
                     handle = await client.start_workflow(
                         WORKFLOW,
                         {"file": {"runs": [{"name": name, **run}]}, "executor": "memory"},

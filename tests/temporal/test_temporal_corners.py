@@ -178,8 +178,11 @@ async def test_a_cancel_during_a_back_off(yard: Yard) -> None:
     handle = await yard.start(file(task("t", "exit 1", retry={"limit": 3, "backoff": "1h"})))
     await until(yard, handle, "t", "retrying")
     await handle.cancel()
-    assert "t" in (await failure(handle)).message
-    assert tasks(await yard.view(handle))["t"].attempt == 1
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    assert isinstance(caught.value.cause, CancelledError)
+    view = tasks(await yard.view(handle))["t"]
+    assert (view.status, view.attempt, view.reason) == ("cancelled", 1, Reason.CANCELLED)
 
 
 async def test_a_cancel_while_a_task_is_held(yard: Yard) -> None:
@@ -291,7 +294,7 @@ def _steps(number: int) -> list[dict[str, object]]:
 async def test_what_waits_goes_on_waiting_in_the_next_execution(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflows.run.HISTORY_EVENTS", 80)
+    monkeypatch.setattr("activities.run.HISTORY_EVENTS", 80)
     waits = [
         task("expires", "true", approval={"expires": "4s"}),
         task("gate", "true", approval={"approvers": 2}),
@@ -320,7 +323,7 @@ async def test_what_waits_goes_on_waiting_in_the_next_execution(
 async def test_a_held_task_and_a_cancel_asked_for_cross_an_execution(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflows.run.HISTORY_EVENTS", 60)
+    monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
     handle = await yard.start(file(task("t", "exit 1"), *_steps(10), on_failure="hold"))
     await until(yard, handle, "s9", "success")
     await until(yard, handle, "t", "held")
@@ -435,7 +438,7 @@ async def test_many_failed_tasks_with_long_names_do_not_stop_the_run(yard: Yard)
 async def test_many_timers_are_no_reason_to_begin_anew_for_ever(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflows.run.HISTORY_EVENTS", 60)
+    monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
     gates = [task(f"gate{n:02d}", "true", approval={"expires": "1h"}) for n in range(80)]
     handle = await yard.start(file(*gates))
     await until(yard, handle, "gate79", "approval")
@@ -448,3 +451,11 @@ async def test_many_timers_are_no_reason_to_begin_anew_for_ever(
     while (await latest.describe()).status is WorkflowExecutionStatus.RUNNING:
         await asyncio.sleep(0.05)
     assert (await latest.describe()).status is WorkflowExecutionStatus.CANCELED
+
+
+async def test_a_pod_that_does_not_begin_in_time_ends_with_its_own_reason(yard: Yard) -> None:
+    handle = await yard.start(file(task("t", "slow_start 60\ntrue", timeouts={"pending": "200ms"})))
+    await failure(handle)
+    view = tasks(await yard.view(handle))["t"]
+    assert (view.status, view.reason) == ("failed", Reason.TIMEOUT_PENDING)
+    assert [pod async for pod in yard.executor.list()] == []

@@ -317,7 +317,7 @@ async def test_ci_skip_makes_no_task(yard: Yard) -> None:
 
 @pytest.mark.promise(9)
 async def test_continue_as_new_adopts_what_is_in_flight(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.run.HISTORY_EVENTS", 60)
+    monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
     layers = [
         task(f"t{layer}-{n}", "sleep 0.05", depends=[f"t{layer - 1}-{m}" for m in range(4)] if layer else [])
         for layer in range(6)
