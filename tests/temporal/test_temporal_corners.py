@@ -265,7 +265,11 @@ async def test_a_wait_in_the_queue_has_its_own_timeout_and_log(client: Client, s
     async with working(client, store, [executor]) as yard:
         late = task("late", "true", timeouts={"queue": "1s"})
         after = task("after", "true", depends=[{"late": ["on_failure"]}])
-        handle = await yard.start(file(task("long", "sleep 2"), late, after))
+        other = await yard.start(file(task("long", "sleep 600")))
+        await until(yard, other, "long", "running")  # now there is no room
+        handle = await yard.start(file(late, after))
+        await until(yard, handle, "late", "failed")
+        await other.cancel()
         await failure(handle)
         by_name = tasks(await yard.view(handle))
         assert (by_name["late"].reason, by_name["after"].status) == (Reason.TIMEOUT_QUEUE, "success")
