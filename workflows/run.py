@@ -73,6 +73,7 @@ class RunWorkflow:
         if carried is None:
             nothing = PreparedRun(name="", executor="", header=0, tasks=[])
             self.board = Board(info.workflow_id, info.first_execution_run_id, info.start_time, nothing)
+            self.board.unplanned = "queued"
         else:
             self.board = Board.of(info.workflow_id, info.first_execution_run_id, carried)
         self._drivers: dict[str, Driver] = {}
@@ -93,7 +94,6 @@ class RunWorkflow:
     @workflow.run
     async def run(self, request: Any = None, carried: Carried | None = None) -> RunResult:
         if carried is None:
-            self.board.unplanned = "queued"
             prepared = await self._prepare(request)
             self.board = Board(self.board.run_id, self.board.execution_id, self.board.clock.created_at, prepared)
             self._publish()
@@ -358,15 +358,14 @@ class RunWorkflow:
 
     @approve.validator
     def _check_approve(self, request: ApprovalRequest) -> None:
-        driver = self._approvable(request, verb="approve")
-        if request.by in driver.record.approvals:
+        record = self._approvable(request, verb="approve")
+        if request.by in record.approvals:
             raise _refuse(f"{request.by} has approved {request.task} already")
 
     @workflow.update(description="Refuse a task that waits for approval: {task, by, reason}. It fails.")
     def reject(self, request: ApprovalRequest) -> TaskView:
         why = f": {request.reason}" if request.reason else ""
-        self._drivers[request.task].stop(Reason.REJECTED, f"rejected by {request.by}{why}")
-        self.changed()
+        self._stop_task(request.task, Reason.REJECTED, f"rejected by {request.by}{why}")
         return self.board.view_of(request.task)
 
     @reject.validator
@@ -375,12 +374,12 @@ class RunWorkflow:
 
     @workflow.update(description="End one task: {task, by}. A held task is given up and stays failed.")
     def cancel_task(self, request: TaskRequest) -> TaskView:
-        driver = self._drivers.get(request.task)
-        if driver is None:
-            self.board.end(request.task, "cancelled")
+        if request.task in self.board.records:
+            message = f"cancelled by {request.by}" if request.by else "cancelled"
+            self._stop_task(request.task, Reason.CANCELLED, message)
         else:
-            driver.stop(Reason.CANCELLED, f"cancelled by {request.by}" if request.by else "cancelled")
-        self.changed()
+            self.board.end(request.task, "cancelled")
+            self.changed()
         return self.board.view_of(request.task)
 
     @cancel_task.validator
@@ -404,22 +403,34 @@ class RunWorkflow:
                 f"{request.task} is not held (it is {status}); `on_failure: hold` lets failed tasks wait"
             )
 
+    def _stop_task(self, name: str, reason: Reason, message: str) -> None:
+        """A message may come to a new execution before the drivers are there: then the record tells its driver."""
+        driver, record = self._drivers.get(name), self.board.records[name]
+        if driver is not None:
+            driver.stop(reason, message)
+        elif record.stop is None:
+            record.stop, record.stop_message = reason, message
+        self.changed()
+
     def _known(self, task: str) -> None:
+        if self.board.unplanned:
+            raise _refuse(f"the run is {self.board.unplanned}: it has no tasks yet")
         if task not in self.board.nodes:
             raise _refuse(f"the run has no task {task!r}", code="not_found")
 
-    def _approvable(self, request: ApprovalRequest, *, verb: str) -> Driver:
+    def _approvable(self, request: ApprovalRequest, *, verb: str) -> TaskRecord:
         self._known(request.task)
-        driver = self._drivers.get(request.task)
-        if driver is None or driver.record.status != "approval" or driver.record.stop is not None:
+        record = self.board.records.get(request.task)
+        if record is None or record.status != "approval" or record.stop is not None:
             status = self.board.view_of(request.task).status
             raise _refuse(f"{request.task} does not wait for approval (it is {status})")
         if not request.by:
             raise _refuse("`by` says who decides; it is empty", code="invalid_request")
-        allowed = driver.node.approval.allowed if driver.node.approval else []
+        approval = self.board.nodes[request.task].approval
+        allowed = approval.allowed if approval else []
         if allowed and request.by not in allowed:
             raise _refuse(f"{request.by} may not {verb} {request.task}: allowed are {', '.join(allowed)}")
-        return driver
+        return record
 
     # what people see
 
