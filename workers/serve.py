@@ -95,9 +95,6 @@ def _run_worker(client: Client, store: ObjectStore, runner: WorkflowRunner) -> W
         workflows=[RunWorkflow],
         activities=[run.prepare_run, run.record_run],
         workflow_runner=runner,
-        # off with the SDK's deadlock detector: it gives up after two seconds, which on a busy machine is too short
-        # to take over a run of ten thousand tasks, and what it interrupts is begun anew for ever
-        debug_mode=isinstance(runner, UnsandboxedWorkflowRunner),
         max_concurrent_workflow_tasks=8,
         # a dead worker's runs go to the others after this long, not after ten seconds
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),

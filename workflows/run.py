@@ -50,6 +50,9 @@ with workflow.unsafe.imports_passed_through():
 BUSY = 20
 """From so many tasks in flight on, the details are rebuilt once a second instead of at every change."""
 
+CALM = timedelta(seconds=3)
+"""So long at most a run waits for short tasks before it continues as new."""
+
 DELETE_AT_ONCE = 50
 """So many pods at most are deleted by one activity."""
 
@@ -81,6 +84,7 @@ class RunWorkflow:
         self._to_delete: deque[DeleteTask] = deque()
         self._deletes = 0  # under way
         self._recording = False
+        self._calm = False  # the time to let short tasks end is over
         self._resumed = 0  # what waited when this execution began, with a timer each: no reason to begin anew
         self._failed_shown = 0
         self._active: int | None = None  # how many drivers have a pod; None = count again
@@ -170,6 +174,7 @@ class RunWorkflow:
             if board.graph.done and board.recorded and not board.deleting:
                 return
             if self._is_long():
+                await self._calm_down()
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(args=[request, board.carry()])
             self._woken = False
@@ -183,6 +188,25 @@ class RunWorkflow:
             info.get_current_history_length() >= prepared.history_events + self._resumed
             or info.get_current_history_size() >= prepared.history_bytes
         )
+
+    async def _calm_down(self) -> None:
+        """Start nothing new for a moment, so that short tasks end first; long ones are carried over.
+
+        While activities end all the time the server refuses a workflow task that closes the execution, and each
+        refusal costs a replay of all of it.
+        """
+        self._calm = False
+        self._spawn(self._end_calm())
+        while not self._calm and (self._in_flight() or self._deletes or self._to_delete):
+            self._start_deletes()
+            self._woken = False
+            await workflow.wait_condition(lambda: self._woken)
+            if self._bug is not None:
+                raise self._bug
+
+    async def _end_calm(self) -> None:
+        await workflow.sleep(CALM, summary="let short tasks end before continuing as new")
+        self._calm = self._woken = True
 
     def _start_ready(self) -> None:
         """Those that want to try again, then new ones, as far as there is room."""

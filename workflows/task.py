@@ -265,6 +265,7 @@ class Driver:
         if end.status == "cancelled" and record.stop is not None:
             end = end.model_copy(update={"reason": record.stop, "message": record.stop_message})
         apply_end(record, end, self.run.board.clock)
+        record.pod = None  # its delete knows it; here it would only be carried along
         # its own time where it is known: the run may have waited for a worker to hear of it
         record.ended_ms = self.run.board.clock.ms(end.ended_at) if end.ended_at else self._now_ms()
         self._set(end.status)

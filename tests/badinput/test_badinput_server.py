@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from bad_scene import at_work, end, everything_below, file, play, task, until
-from yard import temporal_program
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
@@ -17,6 +16,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import CancelledError
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
+from yard import temporal_program
 
 from runyard.client import Runyard
 from runyard.errors import ConfigError, RunyardError, ServerUnavailable

@@ -274,7 +274,11 @@ async def test_a_read_only_folder(folder: Path, store: PosixStore, tmp_path: Pat
     await store.put("a/b", b"still readable")
     os.chmod(tmp_path, 0o755)
     for parent in tmp_path.parents:
-        if os.access(parent, os.W_OK) and parent.owner() == tmp_path.owner() and parent.name.startswith(("pytest", "popen")):
+        if (
+            os.access(parent, os.W_OK)
+            and parent.owner() == tmp_path.owner()
+            and parent.name.startswith(("pytest", "popen"))
+        ):
             os.chmod(parent, 0o755)
     for path in (folder, folder / "data", folder / "data/a", folder / "tmp"):
         os.chmod(path, 0o555)

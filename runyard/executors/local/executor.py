@@ -61,6 +61,7 @@ class LocalExecutor:
         )
         self._node = socket.gethostname()
         self._nests: dict[int, Exit] = {}  # the nests that are our children: each must be waited for
+        self._claims: dict[str, asyncio.Event] = {}  # uid → its nest, on the way, has taken the pod or gone
         self._takeovers: dict[str, asyncio.Event] = {}  # uid → wakes its followers of this process
         self._ready = False
 
@@ -79,7 +80,8 @@ class LocalExecutor:
         if pod.facts() is None:
             with contextlib.suppress(FileExistsError):  # somebody else was faster: then it is adopted
                 facts, taken = await self._room.take(pod.name, lambda: self._make(launch, values), report)
-                await self._claimed(pod, taken)
+                # the pod is there and its nest on the way: who follows waits for it, while Temporal takes its time
+                self._claims[facts.uid] = taken
                 return PodRef(name=pod.name, uid=facts.uid)
         present = pod.facts()
         if present is None:
@@ -128,6 +130,11 @@ class LocalExecutor:
         if facts is None or facts.uid != pod.uid:
             return await self._gone(pod.uid, "its folder is not there")
         self._take_over(place, pod.uid, owner)
+        if (claim := self._claims.pop(pod.uid, None)) is not None:
+            try:
+                await self._claimed(place, claim)
+            except StartError as error:
+                return Ended(reason=Reason.START_ERROR, message=error.message, node=self._node)
         seen = await self._nest_of(place, pod.uid)
         if seen is None:
             return await self._gone(pod.uid, "its supervisor never began")
@@ -213,6 +220,7 @@ class LocalExecutor:
         await self._kill(place, facts.uid)
         gone = await self._put_away(place, facts.uid)
         self._takeovers.pop(facts.uid, None)
+        self._claims.pop(facts.uid, None)
         self._room.look_again()
         if gone is not None:
             # A thread, since a task may leave a hundred thousand files.
