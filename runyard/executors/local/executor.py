@@ -269,7 +269,7 @@ class LocalExecutor:
                 run_id=facts.run_id,
                 task=facts.task,
                 attempt=facts.attempt,
-                running=seen is not None and seen.running,
+                running=seen.running if seen is not None else facts.uid in self._claims,
                 created_at=facts.created_at,
             )
 
