@@ -14,10 +14,10 @@ if TYPE_CHECKING:
         is_skipped,
         outputs_of,
         run_names,
-        task_id,
     )
     from runyard.spec.jsonschema import schema
     from runyard.spec.parse import lint
+    from runyard.spec.run import task_id
     from runyard.spec.source import decode
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "task_id",
 ]
 
-_HOMES = {"decode": "source", "lint": "parse", "schema": "jsonschema"}
+_HOMES = {"decode": "source", "lint": "parse", "schema": "jsonschema", "task_id": "run"}
 
 
 def __getattr__(name: str) -> object:

@@ -19,7 +19,7 @@ from runyard.spec.check import closure
 from runyard.spec.complaints import Complaints
 from runyard.spec.parse import ParsedFile, ParsedRun, ParsedTask, parse
 from runyard.spec.plan import FromOutput, Plan, RunPlan, TaskPlan
-from runyard.spec.planner import Planner, make_id
+from runyard.spec.planner import Planner
 from runyard.spec.run import GraphTask, RunRequest
 from runyard.spec.tree import Path, clip, did_you_mean
 from runyard.spec.when import Commit, Matcher, TooSlow, When
@@ -51,8 +51,8 @@ def compile_run(request: RunRequest, *, run_id: str, execution_id: str) -> Plan:
     chosen = _select(run, request.tasks)
     _check_size(run, request, len(chosen))
     matcher = _judge(parsed, run, chosen, commit)
-    planner = Planner(parsed, run, request, matcher, f"{run_id}/{execution_id}/")
-    return Plan(run=planner.run_plan(run_id), tasks=list(planner.task_plans(chosen)))
+    planner = Planner(parsed, run, request, matcher, run_id, execution_id)
+    return Plan(run=planner.run_plan(), tasks=list(planner.task_plans(chosen)))
 
 
 def graph_task(task: TaskPlan, at: tuple[int, int]) -> GraphTask:
@@ -80,11 +80,6 @@ def outputs_of(task: TaskPlan) -> list[str]:
     environments += [step.environment for step in task.steps if isinstance(step, plan.RunStep)]
     read = (value.task for each in environments for value in each.values() if isinstance(value, FromOutput))
     return list(dict.fromkeys(read))
-
-
-def task_id(run_id: str, execution_id: str, name: str) -> str:
-    """20 characters, a-z and 2-7: the key of the task's data in the store."""
-    return make_id(f"{run_id}/{execution_id}/", name)
 
 
 def run_names(file: str | dict[str, JsonValue], *, name: str) -> list[str]:

@@ -3,8 +3,6 @@
 Field by field and dull on purpose: the two may change apart from each other, and the type checker sees it.
 """
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -13,36 +11,30 @@ from runyard.spec.check import closure, topological
 from runyard.spec.file import Level
 from runyard.spec.parse import ParsedFile, ParsedRun, ParsedTask
 from runyard.spec.plan import RunPlan, TaskPlan
-from runyard.spec.run import RunRequest
+from runyard.spec.run import RunRequest, task_id
 from runyard.spec.when import Matcher
 
-_ID_LENGTH = 20
 _STEP_NAME_LENGTH = 100
 _NO_RETRY, _NO_RESOURCES, _NO_TIMEOUTS = plan.Retry(), plan.Resources(), plan.Timeouts()
 
 
-def make_id(prefix: str, name: str) -> str:
-    """20 characters, a-z and 2-7."""
-    digest = hashlib.sha256(f"{prefix}{name}".encode()).digest()
-    return base64.b32encode(digest).decode().lower()[:_ID_LENGTH]
-
-
 @dataclass(frozen=True)
 class Planner:
-    """Makes the plan's models of what one run of the file says. ``id_prefix`` makes its tasks' ids its own."""
+    """Makes the plan's models of what one run of the file says. The two ids make its tasks' ids its own."""
 
     parsed: ParsedFile
     run: ParsedRun
     request: RunRequest
     matcher: Matcher
-    id_prefix: str
+    run_id: str
+    execution_id: str
     _steps: dict[int, plan.Step] = field(default_factory=dict)  # by identity: what tasks share is made once
     _runtimes: dict[int, list[plan.Container]] = field(default_factory=dict)
 
-    def run_plan(self, run_id: str) -> RunPlan:
+    def run_plan(self) -> RunPlan:
         head, request = self.run.head, self.request
         return RunPlan(
-            run_id=run_id,
+            run_id=self.run_id,
             name=head.name,
             group=request.group or head.group,
             project=request.project,
@@ -79,7 +71,7 @@ class Planner:
         task, head = parsed.model, self.run.head
         keep = head.keep_failed_for if task.keep_failed_for is None else task.keep_failed_for
         return TaskPlan(
-            id=make_id(self.id_prefix, parsed.name),
+            id=task_id(self.run_id, self.execution_id, parsed.name),
             name=parsed.name,
             level=level,
             depends=self.run.depends[parsed.name],
