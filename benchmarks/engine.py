@@ -18,8 +18,11 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from benchmarks.floor import QUEUE, Floor, FloorInput, empty
+from runyard.client import Runyard
 from runyard.executors.memory import MemoryExecutor
-from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
+from runyard.settings import Settings
+from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult
+from runyard.store.base import ObjectStore
 from runyard.store.posix import PosixStore
 from runyard.temporal import connect
 from workers.embedded import embedded_server
@@ -48,7 +51,7 @@ def run_file(parents: list[list[int]]) -> str:
 
 
 @asynccontextmanager
-async def bench(folder: Path) -> AsyncIterator[Client]:
+async def bench(folder: Path) -> AsyncIterator[tuple[Client, ObjectStore]]:
     """A server, and a worker for both."""
     async with embedded_server(folder / "server", ephemeral=True) as server:
         client = await connect(address=server.address)
@@ -64,7 +67,7 @@ async def bench(folder: Path) -> AsyncIterator[Client]:
         )
         ours = build_workers(client, store, [MemoryExecutor()])
         async with floor, ours[0], ours[1]:
-            yield client
+            yield client, store
 
 
 async def run_floor(client: Client, parents: list[list[int]]) -> float:
@@ -73,7 +76,7 @@ async def run_floor(client: Client, parents: list[list[int]]) -> float:
     return time.perf_counter() - start
 
 
-async def run_ours(client: Client, file: str) -> tuple[float, float, str]:
+async def run_ours(client: Client, store: ObjectStore, file: str) -> tuple[float, float, str]:
     """Seconds, the slowest answer of `describe` in seconds, and the run's id."""
     start = time.perf_counter()
     handle = await client.start_workflow(
@@ -84,12 +87,13 @@ async def run_ours(client: Client, file: str) -> tuple[float, float, str]:
         result_type=RunResult,
     )
     waiting = asyncio.create_task(handle.result())
+    run = Runyard(client, store, settings=Settings()).run(handle.id)
     slowest = 0.0
     while not waiting.done():
         await asyncio.wait({waiting}, timeout=5)
         if not waiting.done():
             asked = time.perf_counter()
-            await handle.query("describe", result_type=RunView)
+            await run.describe()
             slowest = max(slowest, time.perf_counter() - asked)
     result = await waiting
     assert result.result == "success", result
@@ -121,10 +125,10 @@ async def main() -> None:
     ours: list[float] = []
     slowest, last = 0.0, ""
     with tempfile.TemporaryDirectory() as folder:
-        async with bench(Path(folder)) as client:
+        async with bench(Path(folder)) as (client, store):
             for _ in range(args.repeats):
                 floors.append(await run_floor(client, parents))
-                seconds, slow, last = await run_ours(client, file)
+                seconds, slow, last = await run_ours(client, store, file)
                 ours.append(seconds)
                 slowest = max(slowest, slow)
                 print(f"floor {floors[-1]:.2f} s   ours {seconds:.2f} s   describe ≤ {slow:.2f} s", flush=True)

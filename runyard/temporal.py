@@ -58,6 +58,10 @@ DYNAMIC_CONFIG: Final[dict[str, str]] = {
     # a shard looks for new work 20 times a second at most, and one machine has one shard: each step of a chain
     # waited up to 50 ms for it (measured: 100 ms a task for three empty activities, 30 without)
     "history.transferProcessorMaxPollRPS": "1000",
+    # with more than 100 events that came while a workflow task is under way the server gives that task up, and the
+    # worker has to replay the whole history: a run of many short tasks did so again and again
+    "history.maximumBufferedEventsBatch": "5000",
+    "history.maximumBufferedEventsSizeInBytes": "33554432",
 }
 """Of the embedded server only: a server of your own keeps its settings."""
 

@@ -51,7 +51,8 @@ BUSY = 20
 """From so many tasks in flight on, the details are rebuilt once a second instead of at every change."""
 
 CALM = timedelta(seconds=3)
-"""So long at most a run waits for short tasks before it continues as new."""
+CALMS = 5
+"""A run waits for short tasks before it continues as new: this long, and again while tasks go on ending."""
 
 DELETE_AT_ONCE = 50
 """So many pods at most are deleted by one activity."""
@@ -205,7 +206,11 @@ class RunWorkflow:
                 raise self._bug
 
     async def _end_calm(self) -> None:
-        await workflow.sleep(CALM, summary="let short tasks end before continuing as new")
+        for _ in range(CALMS):
+            before = len(self.board.graph.outcomes)
+            await workflow.sleep(CALM, summary="let short tasks end before continuing as new")
+            if len(self.board.graph.outcomes) == before:
+                break
         self._calm = self._woken = True
 
     def _start_ready(self) -> None:

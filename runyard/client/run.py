@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from temporalio.client import (
     WorkflowExecutionDescription,
@@ -29,8 +29,14 @@ from runyard.spec.run import RUNS_QUEUE, ApprovalRequest, RunResult, RunView, Ta
 if TYPE_CHECKING:
     from runyard.client.yard import Runyard
 
+T = TypeVar("T")
+
 ANSWER_S: Final = 10.0
 """How long a worker may take for an answer before we say that there is none."""
+
+AGAIN_S: Final = 0.5
+"""After this long it is asked once more: a question that met an execution in its last moment, before the run went
+on as another, is answered by a replay of all of it, and the new execution answers sooner."""
 
 _NO_WORKER: Final = f"no worker answers on the queue {RUNS_QUEUE}"
 
@@ -186,9 +192,7 @@ class Run:
     async def _ask(self) -> RunView | None:
         """The worker's answer; None when none answers in time, or when the run has just been forgotten."""
         try:
-            view = await self._handle.query(
-                "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
-            )
+            view = await _first(self._query, after_s=AGAIN_S)
         except WorkflowQueryFailedError as error:
             raise RemoteError(f"the worker cannot describe {self.id}: {error.message[:300]}") from error
         except RPCError as error:
@@ -199,6 +203,12 @@ class Run:
         if not view.name:  # not read yet: a graph without tasks looks as if all of them had ended
             view = view.model_copy(update={"phase": "queued", "result": "unknown", "ended_at": None})
         return complete(self._yard.with_ui(view), await self.planned())
+
+    async def _query(self) -> RunView:
+        view: RunView = await self._handle.query(
+            "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
+        )
+        return view
 
     async def planned(self) -> Mapping[str, Planned]:
         """Each task's id and parents, from the stored plan; empty before there is one. Raises StoreError."""
@@ -285,3 +295,18 @@ def _start_worker() -> str:
 
 def _result_of(view: RunView) -> RunResult:
     return RunResult(id=view.id, phase=view.phase, result=view.result, cause=view.cause, counts=view.counts)
+
+
+async def _first(ask: Callable[[], Coroutine[None, None, T]], *, after_s: float) -> T:
+    """The first answer, the question being put again once where it takes longer than ``after_s``."""
+    asked = {asyncio.create_task(ask())}
+    try:
+        done, _ = await asyncio.wait(asked, timeout=after_s)
+        if not done:
+            asked.add(asyncio.create_task(ask()))
+            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
