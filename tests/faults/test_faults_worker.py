@@ -171,7 +171,7 @@ async def test_a_worker_that_dies_between_two_effects_changes_nothing(site: Site
 
 @pytest.mark.promise(9)
 @pytest.mark.promise(4)
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])])
 async def test_a_worker_that_is_killed_at_random_moments_changes_nothing(site: Site, kills: int) -> None:
     width = 58 if kills == 50 else 10
     chance = random.Random(kills)

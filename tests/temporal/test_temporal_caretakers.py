@@ -1,4 +1,4 @@
-"""An activity is only a pod's present caretaker: paused, reset, doubled or late, it changes nothing of the outcome."""
+"""An activity is only a pod's present caretaker: paused, reset, doubled or late, it changes no outcome."""
 
 import asyncio
 from pathlib import Path
