@@ -18,6 +18,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+import urllib3
 from minio import Minio
 
 from runyard.settings import Settings
@@ -94,9 +95,11 @@ class MinioServer:
             self.process.wait()
             self.process = None
 
-    def client(self) -> Minio:
+    def client(self, *, ca_file: Path | None = None) -> Minio:
         """The administrator's own client."""
-        return Minio(self.address, USER, self.secret, secure=False, region="us-east-1")
+        http = urllib3.PoolManager(ca_certs=str(ca_file) if ca_file else None)
+        secure = self.scheme == "https"
+        return Minio(self.address, USER, self.secret, secure=secure, region="us-east-1", http_client=http)
 
     def settings(self, **more: object) -> Settings:
         """Settings of a store of its own in this server's bucket."""

@@ -1,23 +1,17 @@
 """Waiting for what runs in a thread, which cannot be interrupted."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def settle(call: asyncio.Future[T], *, hurry: Callable[[], None] | None = None) -> T:
-    """The result of a call; a cancel waits for its end, since what it uses is cleared up after it.
-
-    ``hurry`` is called on a cancel, and makes the call end early.
-    """
+async def settle(call: asyncio.Future[T]) -> T:
+    """The result of a call; a cancel waits for its end, since what it uses is cleared up after it."""
     try:
         return await asyncio.shield(call)
     except asyncio.CancelledError:
-        if hurry is not None:
-            hurry()
         while not call.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([call])

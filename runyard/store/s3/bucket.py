@@ -13,7 +13,6 @@ import base64
 import hashlib
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,6 +27,7 @@ from minio.credentials.providers import Provider
 from minio.error import S3Error
 from urllib3.response import BaseHTTPResponse
 
+from runyard.errors import Corrupt
 from runyard.store.base import ObjectInfo
 from runyard.store.s3.answers import code_of
 from runyard.store.s3.place import Place
@@ -35,18 +35,15 @@ from runyard.store.s3.place import Place
 PAGE = 1000
 """Keys of one answer of a listing."""
 
-CHUNK = 1 << 20
-"""Bytes that are read at a time."""
-
 _CONNECT_S = 5
-_SILENCE_S = 30
+SILENCE_S = 30
 """So long nothing may come or go: then the connection is given up."""
 
 _TOKEN = "x-amz-meta-runyard-write"
 _SHA256 = "x-amz-checksum-sha256"
 
 
-def open_http(place: Place, *, connections: int) -> urllib3.PoolManager:
+def open_http(place: Place, *, connections: int, silence_s: float = SILENCE_S) -> urllib3.PoolManager:
     """Connections to the store, kept open. Retries are not made here, see `Calls`."""
     trusted = ssl.create_default_context()  # what the system trusts, which a small image may lack
     trusted.load_verify_locations(certifi.where())
@@ -55,7 +52,7 @@ def open_http(place: Place, *, connections: int) -> urllib3.PoolManager:
     return urllib3.PoolManager(
         num_pools=4,
         maxsize=connections,
-        timeout=urllib3.Timeout(connect=_CONNECT_S, read=_SILENCE_S),
+        timeout=urllib3.Timeout(connect=_CONNECT_S, read=silence_s),
         retries=False,
         ssl_context=trusted,
     )
@@ -95,7 +92,7 @@ class Bucket:
 
     def put(self, key: str, data: bytes, *, if_absent: bool, token: str) -> datetime:
         """When it was written, by the store's clock."""
-        headers = {_SHA256: base64.b64encode(hashlib.sha256(data).digest()).decode(), _TOKEN: token}
+        headers = {_SHA256: _sha256(data), _TOKEN: token}
         return _date(self._send("PUT", key, data, headers=headers | _condition(if_absent)).headers, "Date")
 
     def head(self, key: str) -> Head:
@@ -122,22 +119,23 @@ class Bucket:
             if code_of(error) != "NoSuchKey":
                 raise
 
-    def open(self, key: str, *, begin: int, end: int | None, etag: str) -> "Body | None":
-        """Its bytes from ``begin`` to before ``end``; None where there are none from there on.
+    def fetch(self, key: str, *, begin: int, size: int, etag: str, whole: bool) -> "Piece | None":
+        """At most ``size`` bytes from ``begin``; None where the object ends before.
 
-        With ``etag`` only of that version: another one is `PreconditionFailed`.
+        With ``etag`` only of that version: another one is `PreconditionFailed`. ``whole`` is for the beginning of
+        an object that is wanted whole: only with all of it comes its digest. If it is larger than ``size``, the
+        rest is not read.
         """
-        headers = {"If-Match": etag} if etag else {}
-        if begin or end is not None:
-            headers["Range"] = f"bytes={begin}-{'' if end is None else end - 1}"
-        else:
-            headers["x-amz-checksum-mode"] = "ENABLED"
+        headers = {"x-amz-checksum-mode": "ENABLED"} if whole else {"Range": f"bytes={begin}-{begin + size - 1}"}
+        if etag:
+            headers["If-Match"] = etag
         try:
-            return Body(self._send("GET", key, headers=headers, stream=True))
+            answer = self._send("GET", key, headers=headers, stream=True)
         except S3Error as error:
             if code_of(error) == "InvalidRange":
                 return None
             raise
+        return _piece(answer, size, key)
 
     # listings
 
@@ -241,45 +239,31 @@ class Bucket:
         )
 
 
-class Body:
-    """An answer's bytes, the first of them already here: a small object needs no second way to a thread."""
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of an object, ``total`` of which there are in all."""
 
-    def __init__(self, answer: BaseHTTPResponse) -> None:
-        self._answer = answer
-        self.etag = answer.headers.get("ETag") or ""
-        self.left = int(answer.headers.get("Content-Length") or 0)
-        self.sha256 = _plain_sha256(answer)
-        try:
-            self._first = self._read()
-        except BaseException:
-            self.close()
-            raise
+    data: bytes
+    total: int
+    etag: str
 
-    def read(self) -> bytes:
-        """The next bytes, none at the end. Raises what the library raises where the answer is cut."""
-        first, self._first = self._first, b""
-        data = first or self._read()
-        self.left -= len(data)
-        return data
 
-    @property
-    def is_ready(self) -> bool:
-        """The next bytes are here, and `read` will not wait."""
-        return bool(self._first) or not self.left
-
-    def hurry(self) -> None:
-        """Make a `read` that waits in another thread end now."""
-        with suppress(RuntimeError, OSError):  # it has ended already
-            self._answer.shutdown()
-
-    def close(self) -> None:
-        """A connection whose answer was read to its end is kept, another one is closed."""
-        if self.left:
-            self._answer.close()
-        self._answer.release_conn()
-
-    def _read(self) -> bytes:
-        return self._answer.read(min(CHUNK, self.left)) if self.left else b""
+def _piece(answer: BaseHTTPResponse, size: int, key: str) -> Piece:
+    """Its first ``size`` bytes; the connection is kept where that was all. Raises Corrupt."""
+    length = int(answer.headers.get("Content-Length") or 0)
+    try:
+        data = answer.read(min(size, length)) if length else b""
+    except BaseException:
+        answer.close()
+        raise
+    if len(data) < length:
+        answer.close()
+    answer.release_conn()
+    expected = _plain_sha256(answer)
+    if answer.status == 200 and len(data) == length and expected not in ("", _sha256(data)):
+        raise Corrupt(f"`{key}` is not what was stored: its SHA-256 differs")
+    total = (answer.headers.get("Content-Range") or f"/{length}").rpartition("/")[2]
+    return Piece(data, int(total), answer.headers.get("ETag") or "")
 
 
 _SPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -287,6 +271,10 @@ _SPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 def _text(element: ET.Element, name: str) -> str:
     return element.findtext(f"{{{_SPACE}}}{name}") or element.findtext(name) or ""
+
+
+def _sha256(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def _condition(if_absent: bool) -> dict[str, str]:

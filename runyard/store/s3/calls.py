@@ -9,7 +9,7 @@ no thread, and because a cancel should end it.
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -38,12 +38,27 @@ class Calls:
         self._judge = judge
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
 
-    async def run(self, doing: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of ``function``, which may be called several times. Raises errors of our tree."""
+    async def ask(self, doing: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The answer of ``function``, which changes nothing: a cancel leaves it to itself."""
+        return await self._persist(doing, partial(function, *args, **kwargs), self._submit)
+
+    async def act(self, doing: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of ``function``, which changes something: a cancel waits for its end.
+
+        What comes after the cancel (another write, an abort) must not be overtaken by it.
+        """
+        return await self._persist(
+            doing, partial(function, *args, **kwargs), lambda call: settle(self._submit(call))
+        )
+
+    async def _persist(
+        self, doing: str, function: Callable[[], T], call: Callable[[Callable[[], T]], Awaitable[T]]
+    ) -> T:
+        """Try as often as it is worth it. Raises errors of our tree."""
         begin = time.monotonic()
         for tried in count(1):
             try:
-                return await self.once(None, function, *args, **kwargs)
+                return await call(function)
             except RAISED as raised:
                 judgement = self._judge(raised, doing)
                 if tried >= judgement.tries or time.monotonic() - begin > PATIENCE_S:
@@ -51,15 +66,8 @@ class Calls:
             await asyncio.sleep(wait_s(tried))
         raise AssertionError("the loop ends by itself")
 
-    async def once(
-        self, hurry: Callable[[], None] | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """A single try. Raises what the library raises; a cancel waits for the thread, see `settle`."""
-        call = asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **kwargs))
-        return await settle(call, hurry=hurry)
-
-    def judge(self, raised: Exception, doing: str) -> Judgement:
-        return self._judge(raised, doing)
+    def _submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     def close(self) -> None:
         """Calls under way end by themselves."""

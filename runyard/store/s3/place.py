@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from minio.helpers import check_bucket_name
+
 from runyard.errors import ConfigError, InvalidRequest
 from runyard.settings import Settings
 from runyard.store.base import check_key
@@ -33,6 +35,10 @@ def read_place(settings: Settings) -> Place:
     """The bucket of the settings. Raises ConfigError."""
     if not settings.s3_bucket:
         raise ConfigError("the store `s3` needs a bucket", remedy="Set RUNYARD_S3_BUCKET to its name.")
+    try:
+        check_bucket_name(settings.s3_bucket)
+    except ValueError as error:
+        raise ConfigError(str(error), remedy="Set RUNYARD_S3_BUCKET to the name of a bucket.") from error
     region = (
         settings.s3_region
         or os.environ.get("AWS_REGION")

@@ -85,16 +85,16 @@ class S3Store:
 
     async def stat(self, key: str) -> ObjectInfo:
         check_key(key)
-        return (await self._calls.run(f"looking for `{key}`", self._bucket.head, key)).info
+        return (await self._calls.ask(f"looking for `{key}`", self._bucket.head, key)).info
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        await self._calls.run(f"deleting `{key}`", self._bucket.delete, key)
+        await self._calls.act(f"deleting `{key}`", self._bucket.delete, key)
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         asked, after = _asked(prefix), _begin(prefix, start_after)
         while after is not None:
-            page = await self._calls.run(f"listing `{prefix}`", self._bucket.page, asked, after)
+            page = await self._calls.ask(f"listing `{prefix}`", self._bucket.page, asked, after)
             for info in page:
                 # others may have put there what is no key of ours
                 if info.key > start_after and info.key.startswith(prefix) and _is_key(info.key):
@@ -113,16 +113,16 @@ class S3Store:
         """MinIO tells only uploads that it has begun since its own start, and removes all of them after a day."""
         doing = "removing unfinished uploads"
         before = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        found = await self._calls.run(doing, self._bucket.unfinished)
+        found = await self._calls.ask(doing, self._bucket.unfinished)
         old = [each for each in found if each.begun_at <= before]
         for each in old:
-            await self._calls.run(doing, self._bucket.abort_upload, each.key, each.upload)
+            await self._calls.act(doing, self._bucket.abort_upload, each.key, each.upload)
         return len(old)
 
     async def clock_skew_s(self) -> float:
         """By how much the store's clock is ahead of ours, to about a second."""
         begin = time.time()
-        said = await self._calls.run("asking for the time", self._bucket.clock)
+        said = await self._calls.ask("asking for the time", self._bucket.clock)
         # the store tells whole seconds: on average half a second is cut off
         return said.timestamp() + 0.5 - (begin + time.time()) / 2
 
@@ -133,7 +133,7 @@ class S3Store:
     async def _put_whole(self, key: str, data: bytes, *, if_absent: bool) -> ObjectInfo:
         token = secrets.token_hex(8)
         try:
-            at = await self._calls.run(
+            at = await self._calls.act(
                 f"writing `{key}`", self._bucket.put, key, data, if_absent=if_absent, token=token
             )
         except (Conflict, StoreUnavailable):
@@ -165,7 +165,7 @@ class S3Store:
     async def _ours(self, key: str, token: str) -> ObjectInfo | None:
         """The object's facts, if the write with this token made it: then it happened after all."""
         with suppress(NotFound, StoreError):
-            head = await self._calls.run(f"looking for `{key}`", self._bucket.head, key)
+            head = await self._calls.ask(f"looking for `{key}`", self._bucket.head, key)
             return head.info if head.token == token else None
         return None
 
@@ -179,11 +179,11 @@ class S3Store:
 def open_s3(settings: Settings) -> S3Store:
     """The store of the settings. Raises ConfigError."""
     place = read_place(settings)
-    http = open_http(place, connections=2 * THREADS)  # who reads holds a connection, but no thread
+    http = open_http(place, connections=THREADS)
     try:
         return S3Store(place, open_credentials(settings, http), http)
     except ValueError as error:  # the library's, about names
-        raise ConfigError(f"{place}: {error}", remedy="Mend RUNYARD_S3_BUCKET or RUNYARD_S3_REGION.") from error
+        raise ConfigError(f"{place}: {error}", remedy="Mend RUNYARD_S3_REGION or RUNYARD_S3_ENDPOINT.") from error
 
 
 class _Counted:

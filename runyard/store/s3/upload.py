@@ -53,12 +53,12 @@ class Upload:
 
     async def send(self, parts: AsyncIterable[bytes]) -> None:
         """Send all parts. After an error or a cancel call `give_up`."""
-        await self._calls.run(self._doing, self._begin)
+        await self._calls.act(self._doing, self._begin)
         async for part in parts:
             number = len(self._sent) + 1
             self._sent.append(
                 asyncio.create_task(
-                    self._calls.run(self._doing, self._bucket.put_part, self._key, self._id, number, part)
+                    self._calls.act(self._doing, self._bucket.put_part, self._key, self._id, number, part)
                 )
             )
             if number > AT_ONCE:
@@ -68,7 +68,7 @@ class Upload:
 
     async def complete(self, *, if_absent: bool) -> datetime:
         etags = [each.result() for each in self._sent]
-        return await self._calls.run(
+        return await self._calls.act(
             self._doing, self._bucket.complete_upload, self._key, self._id, etags, if_absent=if_absent
         )
 
@@ -86,4 +86,4 @@ class Upload:
         await asyncio.gather(*self._sent, return_exceptions=True)
         if self._id:
             with suppress(StoreError):
-                await self._calls.run(self._doing, self._bucket.abort_upload, self._key, self._id)
+                await self._calls.act(self._doing, self._bucket.abort_upload, self._key, self._id)
