@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,6 +35,19 @@ class Settings(BaseSettings):
 
     store: Literal["posix", "posixflat", "s3"] = "posix"
     store_folder: Path | None = None  # posix; None = `state`/store
+
+    s3_endpoint: str = ""  # https://HOST or http://HOST:PORT; "" = AWS, by the region
+    s3_public_endpoint: str = ""  # where tasks reach the same store, if elsewhere
+    s3_bucket: str = ""
+    s3_prefix: str = ""  # all keys begin with it: several yards can share a bucket
+    s3_region: str = ""  # "" = AWS_REGION, else us-east-1, which is MinIO's too
+    s3_ca_file: Path | None = None  # PEM; trusted besides what the system trusts
+    s3_access_key: str = ""  # "" = s3_credentials_file, else the AWS_… variables, else ~/.aws/credentials
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_session_token: SecretStr = SecretStr("")
+    s3_credentials_file: Path | None = None  # as AWS has it; AWS_PROFILE says which profile
+    s3_machine_role: bool = False  # ask the cloud's metadata service for the role of this machine
+    s3_sts_endpoint: str = ""  # where a web identity is exchanged; "" = AWS_ENDPOINT_URL_STS, else AWS's own
 
     local_slots: int | None = Field(default=None, ge=1)  # tasks at once; None = twice the cores, at least 4
     local_folder: Path | None = None  # where tasks work; None = `state`/tasks

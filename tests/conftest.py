@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from minio_server import minio, own_minio  # noqa: F401 - fixtures of all rooms
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from yard import Yard, temporal_program, working

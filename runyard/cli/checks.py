@@ -1,7 +1,6 @@
 """What `doctor` looks at. A check never raises: what it finds is its answer."""
 
 import os
-import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -186,34 +185,7 @@ async def _worker(client: "Client", queue: str) -> Check:
     return Check(name, "ok", f"{len(answer.pollers)} on the queue {queue}")
 
 
-# store and executor
-
-
-async def store(settings: "Settings") -> Check:
-    """Write, read, list and delete an object of our own."""
-    from runyard.store.base import read
-    from runyard.store.open import open_store
-
-    key, data, doing = f"doctor/{secrets.token_hex(8)}", b"runyard doctor", "open"
-    try:
-        opened = open_store(settings)
-        try:
-            doing = "write"
-            await opened.put(key, data)
-            doing = "read"
-            if await read(opened, key) != data:
-                return Check("store", "wrong", "what was written is not what is read", "Do not use this store.")
-            doing = "list"
-            if [info.key async for info in opened.list(key)] != [key]:
-                return Check("store", "wrong", "what was written is not listed", "Do not use this store.")
-            doing = "delete"
-            await opened.delete(key)
-        finally:
-            await opened.close()
-    except RunyardError as error:
-        return Check("store", "wrong", f"cannot {doing}: {error.message}", error.remedy)
-    where = str(settings.posix_folder) if settings.store.startswith("posix") else settings.store
-    return Check("store", "ok", f"{where}: write, read, list, delete")
+# executor
 
 
 async def executor(settings: "Settings") -> Check:

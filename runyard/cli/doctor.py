@@ -70,13 +70,14 @@ async def _examine(
 async def _checks(
     settings: "Settings", *, fix: bool, address: str | None, namespace: str | None
 ) -> AsyncIterator[Check]:
-    from runyard.cli import checks
+    from runyard.cli import checks, storechecks
 
     for check in checks.machine(settings):
         yield check
     async for check in checks.temporal(settings, address=address, namespace=namespace, fix=fix):
         yield check
-    yield await checks.store(settings)
+    async for check in storechecks.store(settings):
+        yield check
     yield await checks.executor(settings)
 
 

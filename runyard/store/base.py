@@ -43,7 +43,8 @@ class UrlTarget(Model):
     """Write here: one presigned POST for every key that starts with ``prefix``. Good until it expires.
 
     ``claim`` is a presigned PUT of the one object ``<prefix>started``, to be sent with ``If-None-Match: *``: a
-    POST cannot say "only if absent", and this object is what at-most-once rests on.
+    POST cannot say "only if absent", and this object is what at-most-once rests on. ``expires_at`` is when both
+    end, which may be sooner than what was asked for.
     """
 
     kind: Literal["url"] = "url"
@@ -51,6 +52,7 @@ class UrlTarget(Model):
     prefix: str
     fields: dict[str, str]
     claim: str = ""
+    expires_at: datetime | None = None
 
 
 Target = Annotated[FolderTarget | UrlTarget, Field(discriminator="kind")]
@@ -99,11 +101,21 @@ class ObjectStore(Protocol):
         ...
 
     def target(self, prefix: str, *, expires_s: float) -> Target:
-        """Where another program of the task may write objects below ``prefix`` (it ends with `/`)."""
+        """Where another program of the task may write objects below ``prefix`` (it ends with `/`).
+
+        A signature lasts seven days at most, and no longer than the credentials that made it.
+        """
         ...
 
     def source(self, key: str, *, expires_s: float) -> str:
-        """Where another program may read this object: a path of this machine or a presigned URL."""
+        """Where another program may read this object: a path of this machine or a presigned URL (see `target`)."""
+        ...
+
+    async def discard_unfinished(self, *, older_than_s: float) -> int:
+        """Remove what killed writers left half-written so long ago, and say how much it was.
+
+        A writer that is still at such an object gets `StoreUnavailable` at its end, and no object.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -9,7 +9,6 @@ a loop over ten thousand objects does not keep everything else waiting.
 import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -17,6 +16,7 @@ from typing import ParamSpec, TypeVar
 from runyard.errors import InvalidRequest
 from runyard.store.base import FolderTarget, ObjectInfo, Target, check_key
 from runyard.store.listing import Names
+from runyard.store.threads import settle
 from runyard.store.tree import Tree, check_size
 from runyard.store.unfinished import Temporary
 
@@ -103,6 +103,9 @@ class FolderStore:
         check_key(key)
         return os.fsdecode(os.path.join(os.fsencode(self._tree.data), *self._names.parts(key)))
 
+    async def discard_unfinished(self, *, older_than_s: float) -> int:
+        return await self._in_thread("removing unfinished objects", self._tree.discard_unfinished, older_than_s)
+
     async def close(self) -> None:
         """Nothing is held open between calls."""
 
@@ -142,17 +145,8 @@ class FolderStore:
 
     async def _in_thread(self, doing: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call in a thread; a cancel waits for its end, since files it uses are closed after it."""
-        call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-        try:
-            with self._tree.errors(doing):
-                return await asyncio.shield(call)
-        except asyncio.CancelledError:
-            while not call.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([call])
-            if not call.cancelled():
-                call.exception()  # seen: it is not an error that nobody looked at
-            raise
+        with self._tree.errors(doing):
+            return await settle(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
 
 
 def _take(walk: Iterator[ObjectInfo]) -> list[ObjectInfo]:

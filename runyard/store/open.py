@@ -8,7 +8,7 @@ from runyard.store.posixflat import PosixFlatStore
 
 
 def open_store(settings: Settings, *, durable: bool = True) -> ObjectStore:
-    """Open the store; a folder is made where missing.
+    """Open the store; a folder is made where missing, a bucket is not asked for.
 
     Without ``durable`` writes are not waited for until they are on the disk: for a run of a few seconds whose
     records nobody needs after a loss of power. Raises ConfigError, StoreDenied, StoreUnavailable.
@@ -17,7 +17,17 @@ def open_store(settings: Settings, *, durable: bool = True) -> ObjectStore:
         return PosixStore(settings.posix_folder, durable=durable)
     if settings.store == "posixflat":
         return PosixFlatStore(settings.posix_folder, durable=durable)
-    raise ConfigError(
-        f"the settings ask for a store of the kind `{settings.store}`, which this version has no module for",
-        remedy="Set RUNYARD_STORE=posix and RUNYARD_STORE_FOLDER to a folder.",
-    )
+    return _open_s3(settings)
+
+
+def _open_s3(settings: Settings) -> ObjectStore:
+    try:
+        from runyard.store.s3.store import open_s3  # whoever keeps a folder does not wait for this import
+    except ModuleNotFoundError as error:
+        if error.name not in ("minio", "urllib3", "certifi"):
+            raise
+        raise ConfigError(
+            f"the store `s3` needs the package `{error.name}`, which is not installed",
+            remedy="Install Runyard with its extra: runyard[s3].",
+        ) from error
+    return open_s3(settings)

@@ -35,7 +35,7 @@ from runyard.errors import (
 )
 from runyard.store.base import ObjectInfo
 from runyard.store.listing import FOLDER_FLAGS, NO_FOLDER, Names, walk
-from runyard.store.unfinished import Temporary, is_stale, link
+from runyard.store.unfinished import STALE_S, Temporary, is_stale, link
 
 _ROUNDS = 1000
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,10 +62,19 @@ class Tree:
         with self.errors("making the folder"):
             self.data.mkdir(parents=True, exist_ok=True)
             self._tmp.mkdir(exist_ok=True)
-            with os.scandir(self._tmp) as entries, suppress(OSError):
-                for entry in entries:
-                    if is_stale(entry):
+            with suppress(OSError):
+                self.discard_unfinished(STALE_S)
+
+    def discard_unfinished(self, older_than_s: float) -> int:
+        """Remove unfinished objects that nobody has written to for so long; their number."""
+        removed = 0
+        with os.scandir(self._tmp) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # it was finished meanwhile
+                    if is_stale(entry, older_than_s):
                         os.unlink(entry.path)
+                        removed += 1
+        return removed
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:

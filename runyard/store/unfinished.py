@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runyard.errors import StoreError
 
-_STALE_S = 24 * 3600
+STALE_S = 24 * 3600
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -38,10 +38,10 @@ class Temporary:
             os.unlink(self.path)
 
 
-def is_stale(entry: os.DirEntry[str]) -> bool:
-    """Nobody has written to it for a day."""
+def is_stale(entry: os.DirEntry[str], older_than_s: float = STALE_S) -> bool:
+    """Nobody has written to it for so long, a day by default."""
     found = entry.stat(follow_symlinks=False)
-    return stat.S_ISREG(found.st_mode) and found.st_mtime < time.time() - _STALE_S
+    return stat.S_ISREG(found.st_mode) and found.st_mtime < time.time() - older_than_s
 
 
 def link(source: Path, name: bytes, fd: int) -> None:

@@ -91,6 +91,9 @@ class CuttingStore:
     def source(self, key: str, *, expires_s: float) -> str:
         return self._inner.source(key, expires_s=expires_s)
 
+    async def discard_unfinished(self, *, older_than_s: float) -> int:
+        return await self._inner.discard_unfinished(older_than_s=older_than_s)
+
     async def close(self) -> None:
         await self._inner.close()
 

@@ -1,5 +1,8 @@
 """Archives are found in the order asked for, and what is not what was saved is told."""
 
+from pathlib import Path
+from urllib.request import urlopen
+
 import pytest
 from agentlike import TASK, write_archive
 
@@ -23,7 +26,8 @@ async def test_archives_come_by_task_as_asked_and_by_step(store: ObjectStore) ->
         ("a", 0, "0.tar.gz"),
     ]
     for each in found:
-        with open(each.source, "rb") as file:
+        address = each.source if each.source.startswith("http") else Path(each.source).as_uri()
+        with urlopen(address) as file:
             data = file.read()
         assert data == f"{each.task}{each.step}".encode()
         assert each.size == len(data)
