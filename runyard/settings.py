@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     )  # main and agent under it: for `restricted` namespaces
     kubernetes_pull_patience_s: float = Field(default=60, ge=0)  # how long an image that cannot be pulled is tried
     kubernetes_deadline_s: float = Field(default=7 * 24 * 3600, gt=0)  # of a pod whose task has no run timeout
+    kubernetes_copy_log: bool = True  # the agent prints what it stores: for `kubectl logs` and log collectors
     kubernetes_spool_bytes: int = Field(default=1 << 30, ge=1 << 20)  # log that a pod may hold back for the store
 
     @property

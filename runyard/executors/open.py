@@ -55,6 +55,7 @@ def _open_kubernetes(settings: Settings) -> Executor:
             secrets=settings.kubernetes_secrets,
             one_uid=settings.kubernetes_one_uid,
             spool_bytes=settings.kubernetes_spool_bytes,
+            copy_log=settings.kubernetes_copy_log,
             deadline_s=settings.kubernetes_deadline_s,
         ),
         kubeconfig=settings.kubernetes_kubeconfig,

@@ -60,6 +60,7 @@ class Rules:
     secrets: str = "{name}/value"
     one_uid: int | None = None
     spool_bytes: int = 1 << 30
+    copy_log: bool = True
     deadline_s: float = 7 * 24 * 3600
 
 
@@ -145,9 +146,7 @@ def _refused_fields(task: TaskPlan, rules: Rules) -> list[str]:
     ]
     said += [f"`pod: {{{key}: ...}}` is not known" for key in sorted(set(task.pod) - set(ALLOWABLE))]
     if any(c.privileged for c in task.containers) and "privileged" not in rules.allow:
-        said.append(
-            "`privileged` is not allowed here; RUNYARD_KUBERNETES_ALLOW would have to name 'privileged'"
-        )
+        said.append("`privileged` is not allowed here; RUNYARD_KUBERNETES_ALLOW would have to name 'privileged'")
     for key in ("labels", "annotations"):
         for name in _mapping(task.pod.get(key)):
             if "runyard.dev/" in name or name == names.MANAGED_BY:
@@ -259,12 +258,19 @@ def _agent(launch: Launch, rules: Rules) -> Manifest:
         assignment["value"] = _letter_path(names.ASSIGNMENT_KEY)
     else:
         assignment["valueFrom"] = {"secretKeyRef": {"name": launch.name, "key": names.ASSIGNMENT_KEY}}
+    ours = {
+        "RUNYARD_DIR": _DIALOGUE,
+        "RUNYARD_SPOOL": _SPOOL,
+        "RUNYARD_SPOOL_BYTES": str(rules.spool_bytes),
+        "RUNYARD_COPY_LOG": "1" if rules.copy_log else "",
+        "RUNYARD_TERMINATION_LOG": "/dev/termination-log",
+    }
     spool = {"name": "spool", "mountPath": _SPOOL}
     return {
         "name": names.AGENT,
         "image": rules.agent_image,
         "command": [literal(word) for word in rules.agent_command],
-        "env": [*_env({**secrets, "RUNYARD_DIR": _DIALOGUE}, rules), assignment],
+        "env": [*_env({**secrets, **ours}, rules), assignment],
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
         "securityContext": _RESTRICTED if rules.one_uid is not None else _AGENT_ROOT,
         # its last words come with its status: nobody has to ask for its log
@@ -349,7 +355,7 @@ def _volumes(launch: Launch, rules: Rules) -> list[Manifest]:
     volumes: list[Manifest] = [
         {"name": "dialogue", "emptyDir": {}},
         {"name": "work", "emptyDir": {}},
-        {"name": "spool", "emptyDir": {"sizeLimit": str(rules.spool_bytes)}},
+        {"name": "spool", "emptyDir": {}},  # no size limit: whole archives are packed there, too
     ]
     # one volume for each: main must not see the assignment
     letters = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json(), names.SCRIPT_KEY: launch.script}

@@ -165,10 +165,8 @@ def _explain(body: Json, end: Json, ended: Ended, agent: _Container) -> Ended:
     if found is None and words == "ContainerStatusUnknown":
         ended = replace(ended, exit_code=None, signal=None)
         found = Reason.LOST, "its node does not know how the container ended"
-    if found is None and "store refused;" in ended.receipt:
-        found = Reason.STORE_REFUSED, _last_words(agent) or "the store refused the agent"
-    if found is None and "agent lost;" in ended.receipt:
-        found = Reason.AGENT_LOST, _agent_end(agent)
+    if found is None:
+        found = _agent_words(ended.receipt, agent)
     if found is None and cut_short and _deleted(body):
         found = Reason.LOST, "somebody deleted the pod"
     return ended if found is None else replace(ended, reason=found[0], message=found[1])
@@ -315,8 +313,30 @@ def _agent_fault(body: Json, main: _Container, patience: Patience) -> Verdict | 
         return _waiting_fault(body, agent, main, patience, whose="the agent's ")
     # with exit code 0 it has heard main's last word, and main's own end is on its way
     patience_s = patience.agent_s if agent.exit_code else 5 * patience.agent_s
-    ended = Ended(reason=Reason.AGENT_LOST, message=_agent_end(agent), node=_node(body))
+    reason, message = _agent_found(agent)
+    ended = Ended(reason=reason, message=message, node=_node(body))
     return _over(ended, patience_s=patience_s, fault="agent ended", main_runs=main.runs)
+
+
+def _agent_words(receipt: str, agent: _Container) -> _Found:
+    """What main heard of the agent, with the agent's own words where it left any."""
+    heard = [word.strip() for word in receipt.split(";")]
+    for word in heard:
+        for said, reason in (("store refused", Reason.STORE_REFUSED), ("service failed", Reason.SERVICE_FAILED)):
+            if word.startswith(said):
+                return reason, word.removeprefix(said).strip() or _last_words(agent) or reason.sentence
+    return _agent_found(agent) if "agent lost" in heard else None
+
+
+_AGENT_ENDS = {"store": Reason.STORE_REFUSED, "service": Reason.SERVICE_FAILED}
+
+
+def _agent_found(agent: _Container) -> tuple[Reason, str]:
+    """Why the agent ended: its termination message begins with a word (see runyard.dialogue)."""
+    what, colon, why = fields.text(agent.state, "terminated", "message").strip().partition(": ")
+    if colon and what in _AGENT_ENDS:
+        return _AGENT_ENDS[what], why[:500]
+    return Reason.AGENT_LOST, _agent_end(agent)
 
 
 def _agent_end(agent: _Container) -> str:
