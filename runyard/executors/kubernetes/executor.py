@@ -13,6 +13,7 @@ since it looked, and who was there before hears of it by its watch.
 import asyncio
 import base64
 import contextlib
+import math
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from runyard.executors.kubernetes import fields, names, pod, quota
 from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
 from runyard.executors.kubernetes.room import NoRoom, Room
-from runyard.executors.kubernetes.verdict import Patience, Verdict, judge
+from runyard.executors.kubernetes.verdict import Patience, Verdict, cannot_begin, judge
 from runyard.executors.kubernetes.watch import Seen, Watch, main_ended
 from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret, RegistryAuth, TaskPlan
@@ -213,7 +214,7 @@ class KubernetesExecutor:
         self._owners[seen.uid] = owner
         watch.wake(seen.uid)
         first = seen.note(names.OWNER)
-        while not seen.note(names.OWNER).startswith(f"{self._process} "):
+        while not self._is_ours(seen, owner):
             if seen.gone:
                 return
             if seen.note(names.OWNER) != first and not insist:
@@ -240,9 +241,14 @@ class KubernetesExecutor:
         present = self._owners.get(seen.uid, owner)
         if present != owner:
             raise Fenced(f"{present} has taken the task over")
-        noted = seen.note(names.OWNER)
-        if not seen.gone and not noted.startswith(f"{self._process} "):
-            raise Fenced(f"{noted.partition(' ')[2] or 'another caretaker'} has taken the task over")
+        if not seen.gone and not self._is_ours(seen, owner):
+            noted = seen.note(names.OWNER).partition(" ")[2]
+            raise Fenced(f"{noted or 'another caretaker'} has taken the task over")
+
+    def _is_ours(self, seen: Seen, owner: str) -> bool:
+        """Whether this process has it, or the same caretaker by way of another."""
+        process, _, noted = seen.note(names.OWNER).partition(" ")
+        return process == self._process or noted == owner
 
     async def _look(self, api: Api, watch: Watch, name: str) -> Seen | None:
         """The pod of that name, asked for; None where there is none."""
@@ -290,11 +296,10 @@ class KubernetesExecutor:
                     raise ExecutorError(f"the pod cannot be marked as ending: {error.message}") from error
                 watch.dismiss(seen.uid)
                 return
-        verdict = judge(seen.body, gone=False, now=api.now(), patience=self._patience)
-        runs = verdict.state == "running" or verdict.main_runs
-        whole_s = max(1, -int(-grace_s // 1))
         promised_s = fields.seconds(seen.body, "metadata", "annotations", names.GRACE) or 0
-        await self._delete_pod(api, watch, seen, max(whole_s, -int(-promised_s // 1)) if runs else 1)
+        # a status is a second old: only where it says why main cannot have begun is there nobody to wait for
+        whole_s = 1 if cannot_begin(seen.body) else max(1, math.ceil(grace_s), math.ceil(promised_s))
+        await self._delete_pod(api, watch, seen, whole_s)
 
     async def _delete_pod(self, api: Api, watch: Watch, seen: Seen, grace_s: int) -> None:
         try:

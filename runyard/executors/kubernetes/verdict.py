@@ -66,6 +66,11 @@ def judge(body: Json, *, gone: bool, now: datetime, patience: Patience = Patienc
     )
 
 
+def cannot_begin(body: Json) -> bool:
+    """Whether main waits for something that it lacks, and so has not begun."""
+    return _container(body, names.MAIN).waits in (*_NO_IMAGE, *_NEVER_STARTS, "CreateContainerConfigError")
+
+
 @dataclass(frozen=True)
 class _Container:
     name: str
