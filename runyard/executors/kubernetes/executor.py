@@ -446,7 +446,9 @@ class _Follow:
         message = verdict.message
         if self._watch.trouble and verdict.state != "ended":
             message = f"{message} ({self._watch.trouble})"
-        state = "running" if verdict.main_runs else "pending" if verdict.patience_s else verdict.state
+        state = verdict.state
+        if state == "ended" and (verdict.patience_s or verdict.main_runs):  # not yet
+            state = "running" if verdict.begun else "pending"
         node = fields.text(seen.body, "spec", "nodeName")
         if self._told != f"{state} {node} {message}":
             self._told = f"{state} {node} {message}"

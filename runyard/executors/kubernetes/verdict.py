@@ -10,7 +10,7 @@ the caller gives it as many seconds from the moment when it first saw that, sinc
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from runyard.executors.base import Ended
 from runyard.executors.kubernetes import fields, names
@@ -37,7 +37,7 @@ class Verdict:
     """``ended`` None = it goes on. Else it is over, once that has been so for ``patience_s`` seconds.
 
     ``fault`` tells the faults of a pod apart, for who counts those seconds. ``main_runs``: it must be
-    ended before its end may be told.
+    ended before its end may be told. ``begun``: main and agent both are there, or were.
     """
 
     state: Literal["pending", "running", "ended"]
@@ -46,6 +46,7 @@ class Verdict:
     patience_s: float = 0
     fault: str = ""
     main_runs: bool = False
+    begun: bool = False
 
 
 def judge(body: Json, *, gone: bool, now: datetime, patience: Patience = Patience()) -> Verdict:
@@ -61,7 +62,7 @@ def judge(body: Json, *, gone: bool, now: datetime, patience: Patience = Patienc
         _overdue(body, main, now, patience)
         or _agent_fault(body, main, patience)
         or _service_fault(body, main, patience)
-        or _main_fault(body, main, patience)
+        or _waiting_fault(body, main, main, patience, whose="")
         or _going_on(body, main)
     )
 
@@ -117,10 +118,18 @@ def _node(body: Json) -> str:
     return fields.text(body, "spec", "nodeName")
 
 
-def _over(ended: Ended, *, patience_s: float = 0, fault: str = "", main_runs: bool = False) -> Verdict:
-    return Verdict(
-        state="ended", message=ended.message, ended=ended, patience_s=patience_s, fault=fault, main_runs=main_runs
-    )
+def _over(ended: Ended, **more: Any) -> Verdict:
+    return Verdict(**{"state": "ended", "message": ended.message, "ended": ended, **more})
+
+
+def _faulty(body: Json, main: _Container, ended: Ended, *, patience_s: float, fault: str) -> Verdict:
+    begun = _begun(body, main)
+    return _over(ended, patience_s=patience_s, fault=fault, main_runs=main.runs, begun=begun)
+
+
+def _begun(body: Json, main: _Container) -> bool:
+    """Main waits for its agent, so it has not begun before that one runs."""
+    return main.runs and not _container(body, names.AGENT).waits
 
 
 # Main has ended
@@ -140,11 +149,12 @@ def _terminated(body: Json, main: _Container, gone: bool) -> Verdict:
         node=_node(body),
     )
     agent = _container(body, names.AGENT)
-    if not sealed and not gone and agent.runs:
-        return _over(ended, patience_s=SEAL_S, fault="sealing")
     if code != 0:
         ended = _explain(body, end, ended, agent)
-    return _over(ended)
+    if sealed or gone or not agent.runs or ended.reason is Reason.START_ERROR:
+        return _over(ended)
+    message = "main has ended, and its agent stores what it left"
+    return _over(ended, patience_s=SEAL_S, fault="sealing", message=message, begun=True)
 
 
 def _when(end: Json, key: str) -> datetime | None:
@@ -287,10 +297,6 @@ _NO_IMAGE = frozenset(
 _NEVER_STARTS = frozenset({"CreateContainerError", "RunContainerError", "PostStartHookError", "PreStartHookError"})
 
 
-def _main_fault(body: Json, main: _Container, patience: Patience) -> Verdict | None:
-    return _waiting_fault(body, main, main, patience, whose="")
-
-
 def _waiting_fault(
     body: Json, each: _Container, main: _Container, patience: Patience, *, whose: str
 ) -> Verdict | None:
@@ -309,7 +315,7 @@ def _waiting_fault(
     else:
         return None
     ended = Ended(reason=reason, message=message[:1000], node=_node(body))
-    return _over(ended, patience_s=patience_s, fault=f"{each.name} {reason}", main_runs=main.runs)
+    return _faulty(body, main, ended, patience_s=patience_s, fault=f"{each.name} {reason}")
 
 
 def _agent_fault(body: Json, main: _Container, patience: Patience) -> Verdict | None:
@@ -320,7 +326,7 @@ def _agent_fault(body: Json, main: _Container, patience: Patience) -> Verdict | 
     patience_s = patience.agent_s if agent.exit_code else 5 * patience.agent_s
     reason, message = _agent_found(agent)
     ended = Ended(reason=reason, message=message, node=_node(body))
-    return _over(ended, patience_s=patience_s, fault="agent ended", main_runs=main.runs)
+    return _faulty(body, main, ended, patience_s=patience_s, fault="agent ended")
 
 
 def _agent_words(receipt: str, agent: _Container) -> _Found:
@@ -366,7 +372,7 @@ def _service_fault(body: Json, main: _Container, patience: Patience) -> Verdict 
         name = each.name.removeprefix(names.SERVICE)
         if each.exit_code:  # one that ends with 0 was a setup, and the agent waits for what it waits for
             ended = Ended(reason=Reason.SERVICE_FAILED, message=_service_end(name, each), node=_node(body))
-            return _over(ended, fault=f"{each.name} ended", main_runs=main.runs)
+            return _faulty(body, main, ended, patience_s=0, fault=f"{each.name} ended")
         found = _waiting_fault(body, each, main, patience, whose=f"the service {name}'s ")
         if found is not None:
             return found
@@ -385,7 +391,10 @@ def _service_end(name: str, service: _Container) -> str:
 
 def _going_on(body: Json, main: _Container) -> Verdict:
     if main.runs:
-        return Verdict(state="running", message="runs")
+        if _begun(body, main):
+            return Verdict(state="running", message="runs", begun=True)
+        agent = _container(body, names.AGENT)
+        return Verdict(state="pending", message=f"waits for its agent: {agent.says or agent.waits}")
     scheduled = _condition(body, "PodScheduled")
     if fields.text(scheduled, "status") == "False":
         said = fields.text(scheduled, "message") or fields.text(scheduled, "reason")
