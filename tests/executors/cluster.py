@@ -63,8 +63,12 @@ class Cluster:
                     **rules,
                 }
             ),
-            namespace=self.namespace,
-            **{"kubeconfig": self.kubeconfig, "patience": Patience(pull_s=3, config_s=2, start_s=5), **more},
+            **{
+                "kubeconfig": self.kubeconfig,
+                "namespace": self.namespace,
+                "patience": Patience(pull_s=3, config_s=2, start_s=5),
+                **more,
+            },
         )
 
     def launch(self, folder: Path, command: str = "true", **more: Any) -> Launch:

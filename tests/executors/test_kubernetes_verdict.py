@@ -1,4 +1,4 @@
-"""What a status means: a table of statuses recorded from a real kubelet (record_statuses.py), and anything at all."""
+"""What a status means: of those that a real kubelet gave (record_statuses.py), and of anything at all."""
 
 import json
 from datetime import UTC, datetime, timedelta

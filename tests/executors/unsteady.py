@@ -10,12 +10,16 @@ import yaml
 
 
 class Unsteady:
-    """`cut`: connections break, new ones work. `refuse`: none work. `freeze`: nothing moves, and nobody is told."""
+    """`cut`: connections break, new ones work. `refuse`: none work. `freeze`: nothing moves, nobody is told.
+
+    `forget`: what is connected never moves again, and nobody is told; new connections work.
+    """
 
     def __init__(self, host: str, port: int, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
         self._host, self._port = host, port
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = True
         self._moving = asyncio.Event()
@@ -44,6 +48,8 @@ class Unsteady:
     async def trouble(self, kind: str) -> AsyncIterator[None]:
         if kind == "freeze":
             self._moving.clear()
+        elif kind == "forget":
+            self._forgotten |= self._writers
         else:
             self._open = kind != "refuse"
             self._break()
@@ -77,6 +83,8 @@ class Unsteady:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
                 await self._moving.wait()
+                if target in self._forgotten:
+                    continue
                 if answers and self._lose and len(data) > 1000:  # an answer, and no handshake
                     self._lose -= 1
                     self._break()

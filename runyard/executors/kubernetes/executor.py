@@ -54,7 +54,8 @@ class KubernetesExecutor:
         patience: Patience = Patience(),  # noqa: B008
     ) -> None:
         self._rules = rules
-        self._kubeconfig, self._context, self._namespace = kubeconfig, context, namespace
+        self.namespace = namespace
+        self._kubeconfig, self._context = kubeconfig, context
         self._patience = patience
         self._slots = pods
         self._process = uuid.uuid4().hex[:12]
@@ -86,7 +87,7 @@ class KubernetesExecutor:
     async def _open(self) -> tuple[Api, Watch, Room]:
         async with self._opening:
             if self._opened is None:
-                api = await Api.open(kubeconfig=self._kubeconfig, context=self._context, namespace=self._namespace)
+                api = await Api.open(kubeconfig=self._kubeconfig, context=self._context, namespace=self.namespace)
                 watch = Watch(api, freed=lambda: room.look_again())
                 room = Room(self._slots, watch.live)
                 watch.start()
