@@ -15,6 +15,7 @@
     │   ├── ConfigError       missing secret, setting or file that the task names
     │   ├── StartError        the process or pod could not be started
     │   ├── QuotaExceeded     no room by a quota
+    │   │   └── BeyondQuota   there will never be, since the quota is smaller than what is asked for
     │   ├── Unschedulable     no node takes it
     │   ├── ImagePull         its image cannot be had
     │   └── Fenced            another caretaker has taken the task over: let go
@@ -212,6 +213,16 @@ class QuotaExceeded(ExecutorError):
     """
 
     code = "quota_exceeded"
+
+
+class BeyondQuota(QuotaExceeded):
+    """The task asks for more than a quota allows at all.
+
+    Lower the task's resources or raise the quota.
+    """
+
+    code = "quota"
+    retryable = False
 
 
 class Unschedulable(ExecutorError):

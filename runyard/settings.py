@@ -59,6 +59,23 @@ class Settings(BaseSettings):
     )
     log_bytes: int = Field(default=1 << 30, ge=1024)  # cap of one step's log
 
+    kubernetes_kubeconfig: Path | None = None  # None = inside a pod its service account, else $KUBECONFIG
+    kubernetes_context: str = ""  # of the kubeconfig; "" = its current one
+    kubernetes_namespace: str = ""  # where pods are made; "" = the context's, or the worker's own
+    kubernetes_agent_image: str = ""  # the image with the agent; there is no default, since versions must agree
+    kubernetes_agent_command: list[str] = ["python3", "-I", "/opt/runyard/agent.pyc"]
+    kubernetes_template: Path | None = None  # partial manifest of a pod, laid over every one
+    kubernetes_allow: list[str] = []  # what run files may ask for in `pod`, and `privileged`
+    kubernetes_secrets: str = "{name}/value"  # which Secret and key `{from_secret: name}` means
+    kubernetes_pods: int | None = Field(default=None, ge=1)  # live pods at once; None = what quotas leave
+    kubernetes_one_uid: int | None = Field(
+        default=None, ge=1
+    )  # main and agent under it: for `restricted` namespaces
+    kubernetes_pull_patience_s: float = Field(default=60, ge=0)  # how long an image that cannot be pulled is tried
+    kubernetes_deadline_s: float = Field(default=7 * 24 * 3600, gt=0)  # of a pod whose task has no run timeout
+    kubernetes_copy_log: bool = True  # the agent prints what it stores: for `kubectl logs` and log collectors
+    kubernetes_spool_bytes: int = Field(default=1 << 30, ge=1 << 20)  # log that a pod may hold back for the store
+
     @property
     def posix_folder(self) -> Path:
         return self.store_folder or self.state / "store"

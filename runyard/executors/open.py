@@ -4,7 +4,7 @@ from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.settings import Settings
 
-LATER = ("docker", "kubernetes")
+LATER = ("docker",)
 
 
 def open_executor(name: str, settings: Settings) -> Executor:
@@ -24,6 +24,43 @@ def open_executor(name: str, settings: Settings) -> Executor:
         from runyard.executors.memory import MemoryExecutor
 
         return MemoryExecutor()
+    if name == "kubernetes":
+        return _open_kubernetes(settings)
     if name in LATER:
         raise ConfigError(f"the executor {name!r} is not part of this version; `local` runs tasks on this machine")
-    raise ConfigError(f"no executor {name!r}; there are: local, memory")
+    raise ConfigError(f"no executor {name!r}; there are: kubernetes, local, memory")
+
+
+def _open_kubernetes(settings: Settings) -> Executor:
+    try:
+        from runyard.executors.kubernetes.executor import KubernetesExecutor
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the executor `kubernetes` needs the package {error.name}",
+            remedy="Install `runyard[kubernetes]`.",
+        ) from error
+    from runyard.executors.kubernetes.pod import ALLOWABLE, Rules
+    from runyard.executors.kubernetes.template import load_template
+    from runyard.executors.kubernetes.verdict import Patience
+
+    stray = sorted(set(settings.kubernetes_allow) - set(ALLOWABLE))
+    if stray:
+        raise ConfigError(f"kubernetes_allow names {stray[0]!r}; it may name {', '.join(ALLOWABLE)}")
+    return KubernetesExecutor(
+        rules=Rules(
+            agent_image=settings.kubernetes_agent_image,
+            agent_command=settings.kubernetes_agent_command,
+            template=load_template(settings.kubernetes_template),
+            allow=frozenset(settings.kubernetes_allow),
+            secrets=settings.kubernetes_secrets,
+            one_uid=settings.kubernetes_one_uid,
+            spool_bytes=settings.kubernetes_spool_bytes,
+            copy_log=settings.kubernetes_copy_log,
+            deadline_s=settings.kubernetes_deadline_s,
+        ),
+        kubeconfig=settings.kubernetes_kubeconfig,
+        context=settings.kubernetes_context,
+        namespace=settings.kubernetes_namespace,
+        pods=settings.kubernetes_pods,
+        patience=Patience(pull_s=settings.kubernetes_pull_patience_s),
+    )

@@ -24,6 +24,7 @@ _HOMES = {
     "Retry": "`retry` of a task",
     "Timeouts": "`timeouts`",
     "Resources": "`resources` of a task",
+    "Pod": "`pod` of a task",
 }
 _Schema = dict[str, Any]
 

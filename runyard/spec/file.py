@@ -14,7 +14,7 @@ from runyard.model import Input
 from runyard.spec import plan, values
 from runyard.spec.depends import Depends
 from runyard.spec.policies import ApprovalOf, RetryOf, Timeouts
-from runyard.spec.runtime import Registries, Resources, Runtime
+from runyard.spec.runtime import Pod, Registries, Resources, Runtime
 from runyard.spec.steps import Steps
 from runyard.spec.values import Duration, Filled, Flag, Name, Positive, Text
 from runyard.spec.when import When
@@ -73,7 +73,7 @@ class Task(Level):
     keep_failed_for: Duration | None = Field(
         None, description="How long its pod stays after a failure, to look at it"
     )
-    pod: values.Json = Field(default_factory=dict, description="For Kubernetes: parts of the pod's spec")
+    pod: Pod | None = Field(None, description="For Kubernetes, as far as its administrator allows")
 
 
 class RunHead(Level):

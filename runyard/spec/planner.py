@@ -90,7 +90,7 @@ class Planner:
             ignore_failure=task.ignore_failure,
             approval=_approval(task.approval),
             keep_failed_for_s=keep or 0,
-            pod=dict(task.pod),
+            pod=_pod(task.pod),
             matrix=dict(parsed.instance.matrix),
         )
 
@@ -198,6 +198,10 @@ def _registries(*levels: Level) -> dict[str, plan.RegistryAuth]:
         for level in levels
         for name, each in level.docker_registries_auth.items()
     }
+
+
+def _pod(pod: runtime.Pod | None) -> dict[str, object]:
+    return pod.model_dump(exclude_defaults=True) if pod is not None else {}
 
 
 def _resources(resources: runtime.Resources | None) -> plan.Resources:

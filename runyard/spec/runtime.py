@@ -109,3 +109,24 @@ class Resources(Input):
     cpu: values.Cores | None = None
     memory: Size | None = None
     disk: Size | None = None
+
+
+class Toleration(Input):
+    """As Kubernetes has it."""
+
+    key: Text = ""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: Text = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+
+class Pod(Input):
+    """What a task asks of a cluster; its administrator says which of these may be asked for."""
+
+    node_selector: dict[str, Text] = Field({}, description="Labels that a node must have")
+    tolerations: list[Toleration] = []
+    service_account: Text = ""
+    runtime_class: Text = ""
+    priority_class: Text = ""
+    labels: dict[str, Text] = {}
+    annotations: dict[str, Text] = {}

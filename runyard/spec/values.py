@@ -321,4 +321,3 @@ _VARIABLES_SCHEMA: dict[str, Any] = {
     "additionalProperties": _VALUE_SCHEMA,
 }
 Variables = Annotated[dict[EnvName, Sourced], WithJsonSchema(_VARIABLES_SCHEMA)]
-Json = Annotated[dict[str, JsonValue], PlainValidator(native_mapping), WithJsonSchema({"type": "object"})]

@@ -1,15 +1,30 @@
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cluster import Cluster, cluster_yard, find_lab, fresh_namespace
 from yards import Yard, clear, local
 
 from runyard.executors.local.executor import LocalExecutor
 from runyard.executors.memory import MemoryExecutor
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A namespace of its own for each module, on the real kubelet of the lab.
+
+    Not async, since `yard` asks for it only where it needs it.
+    """
+    with fresh_namespace(find_lab(request)) as fresh:
+        yield fresh
+
+
+@pytest.fixture(params=["memory", "local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
 async def yard(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Yard]:
+    if request.param == "kubernetes":
+        async with cluster_yard(request.getfixturevalue("cluster"), tmp_path) as ready:
+            yield ready
+        return
     if request.param == "memory":
         memory = MemoryExecutor(slots=4)
         yield Yard(memory, lambda: memory, tmp_path, "memory")

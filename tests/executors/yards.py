@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runyard.dialogue import Assignment
 from runyard.executors.base import Executor, Launch, Progress
@@ -103,6 +104,10 @@ class Yard:
     again: Callable[[], Executor]
     folder: Path
     kind: str
+    ask: Callable[..., Launch] = launch
+
+    def launch(self, command: str = "true", **more: Any) -> Launch:
+        return self.ask(self.folder, command, **more)
 
 
 def local(folder: Path, *, slots: int = 4, keep_folders: bool = False) -> LocalExecutor:

@@ -266,7 +266,7 @@ def test_everything_of_a_task() -> None:
         },
         resources={"disk": "10G"},
         keep_failed_for="5m",
-        pod={"nodeSelector": {"gpu": "yes"}, "tolerations": [{"key": "x", "tolerationSeconds": 5, "y": True}]},
+        pod={"node_selector": {"gpu": "yes"}, "tolerations": [{"key": "x", "operator": "Exists"}]},
     )
     assert task.arch == "arm64"
     assert task.containers[0].entrypoint == ["/bin/x", "-a", "b"]
@@ -287,8 +287,8 @@ def test_everything_of_a_task() -> None:
     }
     assert task.keep_failed_for_s == 300
     assert task.pod == {
-        "nodeSelector": {"gpu": "yes"},
-        "tolerations": [{"key": "x", "tolerationSeconds": 5, "y": True}],
+        "node_selector": {"gpu": "yes"},
+        "tolerations": [{"key": "x", "operator": "Exists"}],
     }
     assert (task.working_dir, task.shell, task.user, task.ignore_failure) == ("/src", "/bin/bash", "me", True)
 

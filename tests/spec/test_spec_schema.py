@@ -116,7 +116,8 @@ GOOD: list[dict[str, Any]] = [
     {"timeouts": {"queue": "1h", "pending": 0, "run": "90s", "step": "1m"}},
     {"resources": {"cpu": 0.5, "memory": "1Gi", "disk": 1024}},
     {"matrix": {"a": [1, "x", True], "include": [{"a": "b"}], "exclude": [{"a": 1}]}},
-    {"pod": {"any": [{"thing": 1}]}},
+    {"pod": {"node_selector": {"a": "b"}, "tolerations": [{"key": "x", "effect": "NoSchedule"}]}},
+    {"pod": {"service_account": "s", "labels": {"a/b": "c"}, "annotations": {"a": "b"}, "runtime_class": "r"}},
     {"docker_registries_auth": {"x.io": {"username": "u", "password": {"from_secret": "p"}}}},
     {"task_timeout_interval": 60_000_000_000},
     {
@@ -128,6 +129,8 @@ GOOD: list[dict[str, Any]] = [
     {"outputs": ["A"], "keep_failed_for": "5m", "ignore_failure": True, "user": "", "shell": "/bin/bash"},
 ]
 BAD: list[dict[str, Any]] = [
+    {"pod": {"nodeSelector": {"a": "b"}}},
+    {"pod": {"tolerations": [{"key": "x", "operator": "exists"}]}},
     {"steps": ["run"]},
     {"steps": [{"rnu": "x"}]},
     {"steps": [{"run": {"comand": "x"}}]},

@@ -1,0 +1,85 @@
+"""What a refused create means: pure.
+
+A quota that is used up answers 403 Forbidden, and so do a quota that wants limits to be named, a LimitRange, an
+admission policy and missing rights. Only the first gets better by itself, and only the text tells them
+apart.
+"""
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+
+from runyard.errors import BeyondQuota, ConfigError, Forbidden, RunyardError, StartError
+from runyard.executors.kubernetes.api import Refused
+
+_EXCEEDED = re.compile(
+    r"exceeded quota: (?P<name>[^,]+), requested: (?P<requested>.*), used: (?P<used>.*), limited: (?P<limited>.*)"
+)
+_SUFFIXES = {
+    "": Decimal(1), "m": Decimal("0.001"), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
+    "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18), "Ki": Decimal(2**10), "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50), "Ei": Decimal(2**60),
+}  # fmt: skip
+
+
+def waits_for(refused: Refused) -> str:
+    """What there is no room in now, with its numbers; "" where waiting does not help."""
+    found = _EXCEEDED.search(refused.message) if refused.status == 403 else None
+    if found is None or _beyond(found):
+        return ""
+    requested, used, limited = _amounts(found["requested"]), _amounts(found["used"]), _amounts(found["limited"])
+    short = [name for name in requested if _over(requested[name], used.get(name, ""), limited.get(name, ""))]
+    numbers = ", ".join(f"{used.get(n, '?')} of {limited.get(n, '?')} {n} in use" for n in short or requested)
+    return f"quota {found['name']}: {numbers}"
+
+
+def as_error(refused: Refused, *, what: str = "the pod") -> RunyardError:
+    """The error of a create that will not get better by itself."""
+    said = refused.message or f"{refused.status} {refused.word}"
+    found = _EXCEEDED.search(said)
+    if refused.status == 403 and found is not None:
+        return BeyondQuota(
+            f"the task asks for more than the quota {found['name']} allows at all: {found['requested']}, "
+            f"allowed: {found['limited']}"
+        )
+    if refused.status == 403 and "failed quota" in said:
+        return ConfigError(
+            f"a quota of the namespace wants every pod to say what it needs: {said}",
+            remedy="Set `resources: {cpu: ..., memory: ...}` in the task, or defaults in the pod template.",
+        )
+    if refused.status == 403 and refused.word == "Forbidden" and "cannot create resource" in said:
+        return Forbidden(
+            f"the worker may not create {what}: {said}", remedy="Give the worker's service account that right."
+        )
+    if refused.status == 404:
+        return ConfigError(
+            f"{what} cannot be created: {said}", remedy="Create the namespace, or correct its name."
+        )
+    if refused.status in (403, 400, 422, 413):
+        return StartError(f"the cluster does not take {what}: {said}")
+    return StartError(f"{what} cannot be created: {said}")
+
+
+def _beyond(found: re.Match[str]) -> bool:
+    requested, limited = _amounts(found["requested"]), _amounts(found["limited"])
+    return any(_over(amount, "0", limited.get(name, "")) for name, amount in requested.items())
+
+
+def _over(requested: str, used: str, limited: str) -> bool:
+    wanted, taken, most = _number(requested), _number(used), _number(limited)
+    return None not in (wanted, taken, most) and wanted + taken > most  # type: ignore[operator]
+
+
+def _amounts(words: str) -> Mapping[str, str]:
+    return dict(pair.rpartition("=")[::2] for pair in words.split(",") if "=" in pair)
+
+
+def _number(words: str) -> Decimal | None:
+    """A quantity as Kubernetes writes it: `100m`, `2Gi`, `3`."""
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)([a-zA-Z]{0,2})\s*", words)
+    if found is None or found[2] not in _SUFFIXES:
+        return None
+    try:
+        return Decimal(found[1]) * _SUFFIXES[found[2]]
+    except InvalidOperation:
+        return None

@@ -1,0 +1,82 @@
+"""What a refusal means: sentences as API servers write them."""
+
+import pytest
+
+from runyard.errors import BeyondQuota, ConfigError, Forbidden, StartError
+from runyard.executors.kubernetes.api import Refused
+from runyard.executors.kubernetes.quota import as_error, waits_for
+
+
+def refused(message: str, status: int = 403, word: str = "Forbidden") -> Refused:
+    return Refused(status, word, message, {})
+
+
+FULL = 'pods "x" is forbidden: exceeded quota: '
+
+
+@pytest.mark.parametrize(
+    ("said", "waits"),
+    [
+        (
+            "two, requested: pods=1, used: pods=2, limited: pods=2",
+            "quota two: 2 of 2 pods in use",
+        ),
+        (
+            "team, requested: pods=1,cpu=500m, used: pods=3,cpu=1750m, limited: pods=9,cpu=2",
+            "quota team: 1750m of 2 cpu in use",
+        ),
+        (
+            "m, requested: limits.memory=1Gi, used: limits.memory=1536Mi, limited: limits.memory=2Gi",
+            "quota m: 1536Mi of 2Gi limits.memory in use",
+        ),
+    ],
+)
+def test_room_that_may_come(said: str, waits: str) -> None:
+    assert waits_for(refused(FULL + said)) == waits
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "m, requested: limits.memory=3Gi, used: limits.memory=0, limited: limits.memory=2Gi",
+        "m, requested: pods=1,requests.cpu=2500m, used: pods=1,requests.cpu=0, limited: pods=1,requests.cpu=2",
+        "none, requested: pods=1, used: pods=0, limited: pods=0",
+    ],
+)
+def test_room_that_never_comes(said: str) -> None:
+    assert waits_for(refused(FULL + said)) == ""
+    error = as_error(refused(FULL + said))
+    assert isinstance(error, BeyondQuota)
+    assert not error.retryable
+    assert error.code == "quota"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            refused('pods "x" is forbidden: failed quota: cpu: must specify requests.cpu for: main'),
+            ConfigError,
+            "must specify",
+        ),
+        (
+            refused('pods is forbidden: User "w" cannot create resource "pods" in API group ""'),
+            Forbidden,
+            "may not create the pod",
+        ),
+        (
+            refused('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'),
+            StartError,
+            "PodSecurity",
+        ),
+        (refused('admission webhook "v" denied the request: no'), StartError, "denied the request"),
+        (refused('Pod "x" is invalid: spec.dnsPolicy', 422, "Invalid"), StartError, "dnsPolicy"),
+        (refused('namespaces "n" not found', 404, "NotFound"), ConfigError, "not found"),
+        (refused("", 400, "BadRequest"), StartError, "400 BadRequest"),
+    ],
+)
+def test_other_refusals_are_told_apart(error: Refused, kind: type[Exception], words: str) -> None:
+    assert waits_for(error) == ""
+    found = as_error(error)
+    assert isinstance(found, kind)
+    assert words in found.message
