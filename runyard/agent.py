@@ -922,7 +922,7 @@ class Piece:
 
 
 class Uploader:
-    """Stores segments in their order, in a thread of its own: a few ahead in memory, then as many as the spool takes."""
+    """Stores segments in their order, in a thread of its own: a few wait in memory, then others in the spool."""
 
     def __init__(self, target: Folder | Url, spool: Spool, watch: Callable[[], None]) -> None:
         self.target, self.spool = target, spool
@@ -954,8 +954,14 @@ class Uploader:
             while not self.changed.wait_for(lambda: not self.waiting, timeout=1):
                 self.watch()
 
+    def _in_memory(self) -> int:
+        return sum(piece.data is not None for piece in list(self.waiting))
+
+    def _has_place(self, size: int) -> bool:
+        return self._in_memory() < QUEUED_SEGMENTS or self.spool.bytes + size <= self.spool.most_bytes
+
     def _place(self, log: Log, offset: int, data: bytes) -> Piece | None:
-        if sum(piece.data is not None for piece in list(self.waiting)) < QUEUED_SEGMENTS:
+        if self._in_memory() < QUEUED_SEGMENTS:
             return Piece(log, offset, data, "", len(data))
         path = self.spool.keep(data)
         return Piece(log, offset, None, path, len(data)) if path else None
@@ -964,8 +970,7 @@ class Uploader:
         began = told = time.monotonic()
         while True:
             with self.changed:
-                left = len(self.waiting)
-                if not self.changed.wait_for(lambda: len(self.waiting) < left, timeout=1):
+                if not self.changed.wait_for(lambda: self._has_place(len(data)), timeout=1):
                     self.watch()
             piece = self._place(log, offset, data)
             if piece is not None:
@@ -2257,7 +2262,7 @@ class Cache:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.access = work.agent.assignment["caches"]
-        self.offered: dict[str, object] = {}  # an archive that is in the store, for a worker to make an entry of
+        self.more: dict[str, object] = {}  # what a worker must know of the archive, to do the rest
         self.folder, self.fallback = (
             (self.access[which] or {}).get("folder", "") for which in ("read", "fallback")
         )
@@ -2273,7 +2278,7 @@ class Cache:
             self.work.check()
             outcome, message = "failed", str(error)
         self.work.say(f"cache {outcome}: {key}" + (f" ({message})" if message else ""))
-        record = {"step": self.work.step, "key": key, "outcome": outcome, "message": message, **self.offered}
+        record = {"step": self.work.step, "key": key, "outcome": outcome, "message": message, **self.more}
         self.work.agent.caches.append(record)
 
     def _restore(self, step: Step) -> tuple[str, str, str]:
@@ -2288,6 +2293,7 @@ class Cache:
             if found is not None:
                 files = unpack(self.work, found, self.work.path(step["dest_dir"]))
                 self._touch(found)
+                self.more = {"file": found["file"], "fallback": found["fallback"]}
                 return found["key"], "hit", f"{files} entries"
         return ", ".join(keys), "miss", "; ".join(said)
 
@@ -2380,7 +2386,7 @@ class Cache:
         A presigned POST cannot say "only if absent"; and an archive without its record is no entry.
         """
         target.keep(path, name)
-        self.offered = {
+        self.more = {
             "file": name,
             "size": facts["size"],
             "sha256": facts["sha256"],
@@ -2491,11 +2497,6 @@ class Clone:
     def run(self, *, depth: int | None, submodules: bool) -> None:
         if not self.source["url"]:
             raise Failure("there is nothing to clone: the run names no source")
-        if self.source["local"] and self.work.agent.in_pod:
-            raise Failure(
-                f"{self.source['url']} is a folder of the machine where the run was started, which no pod can see: "
-                "push the commit and start the run with its URL and branch"
-            )
         make_folders(self.dest, self.work.agent.owner)
         if os.path.lexists(os.path.join(self.dest, ".git")):
             raise Failure(f"{self.dest} holds a git repository already")
@@ -2644,6 +2645,11 @@ class LocalCopy:
         self.files = 0
 
     def run(self) -> None:
+        if self.work.agent.in_pod:
+            raise Failure(
+                f"{self.source} is a folder of the machine where the run was started, which no pod can see: "
+                "push the commit and start the run with its URL and branch"
+            )
         if not os.path.isdir(self.source):
             raise Failure(f"the source {self.source} is not a folder")
         top = self.clone.ask("rev-parse", "--show-toplevel", at=self.source, may_fail=True).rstrip("\n")

@@ -6,8 +6,8 @@ agent answers one line on ``res``: a number, 0 = done. Nothing polls. Whoever co
 
     main → agent                 the agent
     hello [UID GID]              starts, once the services are ready; 3 if this attempt has been started before
-                                 (`started` exists), `4 WHY` if the store does not take it, `6 WHY` if a service did
-                                 not get ready. The ids come in a pod: files are given to that user
+                                 (`started` exists), `4 WHY` if the store does not take it, `6 WHY` if a service
+                                 did not get ready. The ids come in a pod: files are given to that user
     home PATH / cwd PATH         where `~` and relative folders point
     begin N                      opens FIFO ``log.N`` for step N, before anything is written to it
     do N                         does step N itself (clone, archives, caches), logs into its own step
@@ -18,9 +18,9 @@ agent answers one line on ``res``: a number, 0 = done. Nothing polls. Whoever co
 
 Main appends to its receipt, ``$RUNYARD_RECEIPT`` (in a pod the termination message), a word at a time, each with a
 `;` after it: ``N RC`` (step N ended with RC), ``timeout N``, ``term`` (it was asked to end), ``agent lost``,
-``started before``, ``store refused WHY``, ``service failed WHY``, ``sealed`` (its last word: the agent has confirmed
-that everything is in the store). Its exit code is that of the first step that failed, 124 after a timeout, 143 after
-a ``term``, and 125 where the dialogue itself failed.
+``started before``, ``store refused WHY``, ``service failed WHY``, ``sealed`` (its last word: the agent has
+confirmed that everything is in the store). Its exit code is that of the first step that failed, 124 after a
+timeout, 143 after a ``term``, and 125 where the dialogue itself failed.
 
 Main also reads ``RUNYARD_GRACE_S`` (whole seconds from asking a step to end to killing it, 8), ``RUNYARD_POD``
 (set where it is process 1 of a container, whose processes are all its own) and what `step_secrets` names.
@@ -95,7 +95,7 @@ class StoredCache(Model):
 
 
 class ServiceProbe(Model):
-    """A service that must be ready before the first step: its port takes connections, or its path answers 2xx or 3xx."""
+    """A service that must be ready before the first step: its port takes connections, its path answers 2xx or 3xx."""
 
     name: str
     port: int
@@ -159,7 +159,9 @@ class ArchiveRecord(Model):
 
 
 class CacheRecord(Model):
-    """``file``, ``size`` and ``sha256`` are set where an archive is in the store and waits to become an entry."""
+    """What became of a step. ``file`` = the archive that was restored, or that is in the store and waits for a
+    worker to make it an entry of the group: only then ``size``, ``sha256`` and ``files`` are set.
+    """
 
     step: int
     key: str
@@ -169,6 +171,7 @@ class CacheRecord(Model):
     size: int = 0
     sha256: str = ""
     files: int = 0
+    fallback: bool = False  # it came from the group that is looked into second
 
 
 class Manifest(Model):

@@ -39,9 +39,7 @@ class MinioServer:
         self.program, self.folder, self.bucket = program, folder, "tests"
         folder.mkdir(parents=True)
         http = PoolManager(retries=Retry(0), timeout=Timeout(10))
-        self.client = Minio(
-            self.address, _USER, _PASSWORD, secure=False, region="us-east-1", http_client=http
-        )
+        self.client = Minio(self.address, _USER, _PASSWORD, secure=False, region="us-east-1", http_client=http)
         self.start()
         self.client.make_bucket(self.bucket)
 
@@ -55,9 +53,7 @@ class MinioServer:
         }
         words = [self.program, "server", "--quiet", "--address", self.address, str(self.folder / "data")]
         with open(self.folder / "minio.log", "ab") as log:
-            self.process = subprocess.Popen(
-                words, env=environ, stdout=log, stderr=log, start_new_session=True
-            )
+            self.process = subprocess.Popen(words, env=environ, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + 60
         while True:
             try:
