@@ -930,7 +930,8 @@ class Uploader:
         self.waiting: list[Piece] = []  # the first is being stored
         self.changed = threading.Condition()
         self.running = False
-        self.waited_s = 0.0  # so long has the step been held up
+        self.held_up_s = 0.0  # so long have steps waited for the store
+        self.held_since: float | None = None
         self.told: list[str] = []  # lines of the setup log
 
     @property
@@ -967,14 +968,15 @@ class Uploader:
         return Piece(log, offset, None, path, len(data)) if path else None
 
     def _wait_for_place(self, log: Log, offset: int, data: bytes) -> Piece:
-        began = told = time.monotonic()
+        self.held_since = told = time.monotonic()
         while True:
             with self.changed:
                 if not self.changed.wait_for(lambda: self._has_place(len(data)), timeout=1):
                     self.watch()
             piece = self._place(log, offset, data)
             if piece is not None:
-                self.waited_s += time.monotonic() - began
+                self.held_up_s += time.monotonic() - self.held_since
+                self.held_since = None
                 return piece
             if time.monotonic() > told + OUTAGE_S:
                 told = time.monotonic() + 10
@@ -1002,9 +1004,10 @@ class Uploader:
         outages = self.target.patience.outages
         while outages:
             text = outages.pop(0)
-            if self.waited_s >= 1:
-                text += f"; the step was held up for {self.waited_s:.0f} s"
-                self.waited_s = 0.0
+            held_s = self.held_up_s + (time.monotonic() - (self.held_since or time.monotonic()))
+            if held_s >= 1:
+                text += f"; the step was held up for {held_s:.0f} s"
+            self.held_up_s = 0.0
             self.told.append(text)
             name = f"segments/setup/{time.time_ns() // 10**6:013d}-{9000 + len(self.told)}"  # workers count from 0
             try:
