@@ -2486,8 +2486,8 @@ class Clone:
             "LC_ALL": "C",
         }
         self.environ.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
-        if work.agent.in_pod:  # the image's home may belong to another user, which git takes for fatal
-            self.environ["HOME"] = work.agent.scratch
+        if not os.access(self.environ.get("HOME", "/"), os.R_OK | os.X_OK):
+            self.environ["HOME"] = work.agent.scratch  # another user's, as in images: git takes that for fatal
         self.options = [
             "-c",
             "core.hooksPath=/dev/null",

@@ -95,7 +95,7 @@ class StoredCache(Model):
 
 
 class ServiceProbe(Model):
-    """A service that must be ready before the first step: its port takes connections, its path answers 2xx or 3xx."""
+    """A service to wait for: ready when its port takes connections, or its path answers 2xx or 3xx."""
 
     name: str
     port: int

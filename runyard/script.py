@@ -405,7 +405,7 @@ class Receipt:
 
     ``sealed`` = the agent has confirmed that everything is in the store. ``started_before`` = this attempt
     has been started once already, so nothing was run. ``store_refused`` = the agent could not keep the log;
-    ``service_failed`` = a service did not get ready, so nothing was run; ``message`` = the agent's words on either.
+    ``service_failed`` = a service did not get ready, so nothing was run; ``message`` = the agent's words on both.
     """
 
     steps: dict[int, int] = field(default_factory=dict)

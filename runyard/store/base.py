@@ -42,8 +42,8 @@ class FolderTarget(Model):
 class UrlTarget(Model):
     """Write here: one presigned POST for every key that starts with ``prefix``. Good until it expires.
 
-    ``claim`` is a presigned PUT of the one object ``<prefix>started``, to be sent with ``If-None-Match: *``: a POST
-    cannot say "only if absent", and this object is what at-most-once rests on.
+    ``claim`` is a presigned PUT of the one object ``<prefix>started``, to be sent with ``If-None-Match: *``: a
+    POST cannot say "only if absent", and this object is what at-most-once rests on.
     """
 
     kind: Literal["url"] = "url"

@@ -129,6 +129,7 @@ def below(folder: Path) -> dict[int, str]:
 def compiled_agent(python: str) -> str:
     """The agent as that Python's byte code: compiling it takes longer than most of these tasks."""
     path = Path(tempfile.mkdtemp(prefix="runyard-agent-")) / "agent.pyc"
+    path.parent.chmod(0o755)  # agents of other users read it too
     program = "import py_compile, sys; py_compile.compile(sys.argv[1], cfile=sys.argv[2], doraise=True)"
     subprocess.run([python, "-I", "-c", program, runyard.agent.__file__, str(path)], check=True)
     atexit.register(shutil.rmtree, path.parent, ignore_errors=True)

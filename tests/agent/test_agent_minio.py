@@ -165,9 +165,7 @@ def peak_rss_bytes(pid: int) -> int:
 
 @pytest.mark.promise(4)
 @pytest.mark.parametrize("megabytes", [40, pytest.param(200, marks=pytest.mark.soak)])
-def test_log_as_fast_as_it_can_be_written(
-    stage: Stage, minio: MinioServer, prefix: str, megabytes: int
-) -> None:
+def test_log_as_fast_as_it_can_be_written(stage: Stage, minio: MinioServer, prefix: str, megabytes: int) -> None:
     count = megabytes * 10_000
     wait = RunStep(command="while [ ! -e ../measured ]; do sleep 0.1; done")
     stage.prepare(lines_of(stage, count), wait, logs=minio.target(prefix))
@@ -246,9 +244,7 @@ def test_archive_that_is_too_large_for_the_store(stage: Stage, minio: MinioServe
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
-def test_archive_of_many_files(
-    stage: Stage, minio: MinioServer, prefix: str, tmp_path: Path, count: int
-) -> None:
+def test_archive_of_many_files(stage: Stage, minio: MinioServer, prefix: str, tmp_path: Path, count: int) -> None:
     tree = stage.home / "tree"
     for i in range(count):
         folder = tree / str(i % 100)
