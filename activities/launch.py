@@ -4,16 +4,18 @@ import hashlib
 import re
 
 from activities.signatures import TaskAttempt
-from runyard.dialogue import Assignment, CacheAccess
-from runyard.errors import NotFound
+from runyard.dialogue import Assignment, CacheAccess, ServiceProbe, StoredCache
+from runyard.errors import ConfigError, NotFound
 from runyard.executors.base import Launch
 from runyard.records.archives import list_archives
 from runyard.records.logs import load_seal
+from runyard.records.podcaches import known_caches
 from runyard.script import compile_script, step_secrets
 from runyard.spec.plan import (
     Environment,
     FromOutput,
     FromSecret,
+    RestoreCacheStep,
     RunPlan,
     RunStep,
     SaveCacheStep,
@@ -22,12 +24,18 @@ from runyard.spec.plan import (
     TaskPlan,
 )
 from runyard.store import paths
-from runyard.store.base import FolderTarget, ObjectStore
+from runyard.store.base import FolderTarget, ObjectStore, UrlTarget
 
 TARGET_S = 7 * 24 * 3600
 """How long the agent's way into the store is good when the task itself has no time limit."""
 
 GRACE_S = 10
+
+ASSIGNMENT_BYTES = 640 << 10
+"""Of an assignment that goes through a Secret, which holds 1 MiB: long scripts may want the rest."""
+
+KNOWN_BYTES = 192 << 10
+"""Of the entries of caches in it: the oldest that go beyond are left out, and count as misses."""
 
 
 class OutputMissing(NotFound):
@@ -63,9 +71,7 @@ async def build_launch(
     secrets |= step_secrets(task)
     assignment = await _assignment(store, run, task, attempt, mask=sorted(secrets), log_bytes=log_bytes)
     script = compile_script(task)
-    asked = "\0".join(
-        [script, assignment.model_dump_json(exclude={"restore"}), repr(sorted(environment.items())), repr(secrets)]
-    )
+    _check_size(assignment)
     return Launch(
         name=pod_name(attempt),
         run_id=attempt.run_id,
@@ -75,11 +81,31 @@ async def build_launch(
         environment=environment,
         secrets=secrets,
         assignment=assignment,
-        digest=hashlib.sha256(asked.encode()).hexdigest(),
+        digest=_digest(script, assignment, environment, secrets),
         owner=owner,
         deadline_s=task.timeouts.run_s,
         grace_s=GRACE_S,
     )
+
+
+def _digest(
+    script: str, assignment: Assignment, environment: dict[str, str | FromSecret], secrets: dict[str, str]
+) -> str:
+    """What was asked, without what is new at each try: signatures, and what the store has just now."""
+    fresh = {"logs", "archives", "restore", "caches"}
+    asked = [script, assignment.model_dump_json(exclude=fresh), repr(sorted(environment.items())), repr(secrets)]
+    return hashlib.sha256("\0".join(asked).encode()).hexdigest()
+
+
+def _check_size(assignment: Assignment) -> None:
+    """Raises ConfigError for one that would not fit into a Secret; one that lies in a folder has any size."""
+    size = len(assignment.model_dump_json()) if isinstance(assignment.logs, UrlTarget) else 0
+    if size > ASSIGNMENT_BYTES:
+        raise ConfigError(
+            f"the task restores {len(assignment.restore)} archives of earlier tasks; their addresses and its "
+            f"steps make {size:,} bytes, and a Secret takes {ASSIGNMENT_BYTES:,}",
+            remedy="Collect them in a task between, which restores some and saves one.",
+        )
 
 
 def _environment(run: RunPlan, task: TaskPlan, attempt: TaskAttempt) -> dict[str, str | FromSecret]:
@@ -110,13 +136,6 @@ async def _assignment(
     expires_s = (task.timeouts.run_s or TARGET_S) + (task.timeouts.pending_s or 0) + 3600
     kinds = {step.type for step in task.steps if not step.skip}
     saves = any(isinstance(step, SaveToWorkspaceStep) for step in task.steps)
-    cache = CacheAccess()
-    if kinds & {"save_cache", "restore_cache"}:
-        target = store.target(paths.cache_group(_cache_group(run)), expires_s=expires_s)
-        writes = any(isinstance(step, SaveCacheStep) for step in task.steps)
-        cache = CacheAccess(
-            read=target if isinstance(target, FolderTarget) else None, write=target if writes else None
-        )
     return Assignment(
         run_id=attempt.run_id,
         task=task.name,
@@ -125,15 +144,60 @@ async def _assignment(
         logs=store.target(paths.attempt(task.id, attempt.attempt), expires_s=expires_s),
         archives=store.target(paths.archives(task.id), expires_s=expires_s) if saves else None,
         restore=await list_archives(store, task.layers) if "restore_workspace" in kinds else [],
-        caches=cache,
+        caches=await _caches(store, run, task, expires_s=expires_s),
         source=run.source,
+        services=_services(task),
         mask=mask,
         log_bytes=log_bytes,
     )
 
 
-def _cache_group(run: RunPlan) -> str:
+async def _caches(store: ObjectStore, run: RunPlan, task: TaskPlan, *, expires_s: float) -> CacheAccess:
+    """The run's group, and where it restores from besides."""
+    steps = [step for step in task.steps if not step.skip]
+    keys = [key for step in steps if isinstance(step, RestoreCacheStep) for key in step.keys]
+    saved = [step.key for step in steps if isinstance(step, SaveCacheStep)]
+    if not keys and not saved:
+        return CacheAccess()
+    groups = [cache_group(run), run.cache_fallback]
+    target = store.target(paths.cache_group(groups[0]), expires_s=expires_s)
+    write = target if saved and not run.cache_read_only else None
+    if isinstance(target, FolderTarget):
+        second = store.target(paths.cache_group(groups[1]), expires_s=expires_s) if groups[1] else None
+        return CacheAccess(read=target, fallback=second if isinstance(second, FolderTarget) else None, write=write)
+    known = await known_caches(store, groups[0], [*keys, *saved], expires_s=expires_s)
+    if keys and groups[1] and groups[1] != groups[0]:
+        known += await known_caches(store, groups[1], keys, expires_s=expires_s, fallback=True)
+    return CacheAccess(known=_that_fit(known), write=write)
+
+
+def _that_fit(known: list[StoredCache]) -> list[StoredCache]:
+    size, fitting = 0, []
+    for each in known:
+        size += len(each.model_dump_json())
+        if size > KNOWN_BYTES:
+            break
+        fitting.append(each)
+    return fitting
+
+
+def cache_group(run: RunPlan) -> str:
+    """Whose caches the run sees."""
     return run.cache_group or run.project or run.source.url or "default"
+
+
+def _services(task: TaskPlan) -> list[ServiceProbe]:
+    """What the agent waits for. A command in a service's container it cannot run: that is the executor's."""
+    return [
+        ServiceProbe(
+            name=container.name or container.image,
+            port=container.ready.port,
+            path=container.ready.path,
+            timeout_s=container.ready.timeout_s,
+        )
+        for container in task.containers[1:]
+        if container.ready is not None and container.ready.port is not None
+    ]
 
 
 def _without_environment(step: Step) -> Step:

@@ -15,7 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.failures import failed_task, translate
-from activities.launch import GRACE_S, build_launch, pod_name
+from activities.launch import GRACE_S, build_launch, cache_group, pod_name
 from activities.pulse import Pulse
 from activities.signatures import (
     DELETE_TASK,
@@ -29,11 +29,13 @@ from activities.signatures import (
     TaskAttempt,
 )
 from activities.verdict import judge
+from runyard.dialogue import Manifest
 from runyard.errors import ConfigError, Conflict, Corrupt, NotFound, RunyardError
 from runyard.executors.base import Ended, Executor
 from runyard.reasons import Reason
 from runyard.records.archives import verify_archives
 from runyard.records.logs import load_manifest, load_seal, seal
+from runyard.records.podcaches import settle_caches
 from runyard.records.runs import read_header, read_task, write_runids
 from runyard.records.setup import SetupLog
 from runyard.spec.plan import TaskPlan
@@ -199,7 +201,7 @@ class TaskActivities:
 
     async def _take_over(self, attempt: TaskAttempt, task: TaskPlan, ended: Ended, *, stopped: bool) -> TaskEnd:
         store, number = self._store, attempt.attempt
-        manifest = await load_manifest(store, attempt.task_id, number)
+        manifest = await self._manifest(attempt)
         # closed, not only looked at: a pod that is gone for its cluster may still be alive on a lost node
         began = manifest is not None or not await self._close(attempt)
         end = judge(ended, manifest, steps=task.steps, began=began, stopped=stopped)
@@ -221,6 +223,14 @@ class TaskActivities:
         sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said)
         self._fault("fetch.sealed")
         return sealed.end  # another caretaker's, where that one was first
+
+    async def _manifest(self, attempt: TaskAttempt) -> Manifest | None:
+        """What the agent left, after what it could not do itself: caches that it has brought become entries."""
+        manifest = await load_manifest(self._store, attempt.task_id, attempt.attempt)
+        if manifest is None or not any(record.file for record in manifest.caches):
+            return manifest
+        run = await read_header(self._store, attempt.run_id, attempt.header)
+        return await settle_caches(self._store, manifest, group=cache_group(run), fallback=run.cache_fallback)
 
     async def _close(self, attempt: TaskAttempt) -> bool:
         """Claim `started`, so that an agent that comes late is refused. False where a step may have run."""
@@ -248,7 +258,7 @@ class TaskActivities:
             return
         end = request.end or TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False)
         end = end.model_copy(update={"began": began, "ended_at": _now()})
-        manifest = await load_manifest(self._store, attempt.task_id, attempt.attempt)
+        manifest = await self._manifest(attempt)
         said = [end.message or end.reason.sentence, end.reason.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
 

@@ -76,6 +76,10 @@ def _unexplained(ended: Ended, receipt: Receipt) -> _Decision:
     """Main ended, no step failed, and yet not everything is well."""
     if receipt.started_before:
         return "failed", Reason.LOST, "this attempt had been started before; its steps are not run twice", None
+    if receipt.service_failed:
+        return "failed", Reason.SERVICE_FAILED, receipt.message or Reason.SERVICE_FAILED.sentence, None
+    if receipt.store_refused:
+        return "failed", Reason.STORE_REFUSED, receipt.message or Reason.STORE_REFUSED.sentence, None
     if receipt.agent_lost or (ended.exit_code == 0 and not receipt.sealed):
         return "failed", Reason.AGENT_LOST, ended.message or Reason.AGENT_LOST.sentence, None
     if ended.signal is not None or receipt.term:

@@ -11,8 +11,8 @@ the step and loses nothing; a *worker* does what main asked for (clone, archives
 on reading. asyncio would make one of them of three, but files, pipes and git would then need threads anyway,
 and its import alone takes longer than most tasks' share of this program.
 
-Exit codes: 0 = it has done what it could (the manifest says what), 2 = the assignment cannot be read,
-3 = main never came.
+Exit codes: 0 = it has done what it could (the manifest says what), 1 = it failed itself, 2 = the assignment
+cannot be read, 3 = main never came. In a pod its termination message says more: see AgentEnd in runyard.dialogue.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         size: int
         sha256: str
         files: int
+        checked: bool
 
     class Target(TypedDict, total=False):
         kind: str
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         url: str
         prefix: str
         fields: dict[str, str]
+        claim: str
 
     class Content(TypedDict):
         source_dir: str
@@ -83,9 +85,11 @@ if TYPE_CHECKING:
         size: int
         sha256: str
         modified_at: str
+        fallback: bool
 
     class Caches(TypedDict):
         read: Target | None
+        fallback: Target | None
         known: list[Stored]
         write: Target | None
 
@@ -97,6 +101,12 @@ if TYPE_CHECKING:
         tag: str
         local: bool
 
+    class Service(TypedDict):
+        name: str
+        port: int
+        path: str
+        timeout_s: float
+
     class Assignment(TypedDict):
         run_id: str
         task: str
@@ -107,6 +117,7 @@ if TYPE_CHECKING:
         restore: list[Stored]
         caches: Caches
         source: Source
+        services: list[Service]
         mask: list[str]
         log_bytes: int
         output_bytes: int
@@ -120,10 +131,15 @@ QUEUED_SEGMENTS = 4
 READ_BYTES = 1 << 20
 PIPE_BYTES = 1 << 18  # asked of the system for each FIFO; Linux gives a user 64 MiB of them in all
 TRIES_REFUSED = 4
+COPY_BYTES = 1 << 20  # of the copy of the log, waiting to be read
+KEY_CHARACTERS = 200  # of a cache's key, escaped: with its ending it is a file's name
+POST_BYTES = 5 << 30  # what S3 takes in one POST
+OUTAGE_S = 5  # a store that is away for less is not worth a line
 STORE_TIMEOUT_S = 30
 AFTERLIFE_S = 300  # how long it goes on trying to store when main is gone
 SHA256_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-STARTED_BEFORE, STORE_REFUSED, UNKNOWN_REQUEST, CANCELLED = 3, 4, 5, 143
+STARTED_BEFORE, STORE_REFUSED, UNKNOWN_REQUEST, SERVICE_FAILED, CANCELLED = 3, 4, 5, 6, 143
+TERMINATION_LOG = "/dev/termination-log"  # where a kubelet looks for a container's last words
 
 
 class Failure(Exception):
@@ -149,6 +165,27 @@ def complain(text: str) -> None:
         return
 
 
+class LastWords:
+    """One line for whoever looks at the agent from outside: ``what: why`` (see AgentEnd in runyard.dialogue).
+
+    The file is there in a pod. Nothing else makes one of that name, least of all on a machine of somebody's.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *, in_pod: bool) -> None:
+        self.path = environ.get("RUNYARD_TERMINATION_LOG") or (TERMINATION_LOG if in_pod else "")
+
+    def say(self, what: str, why: str) -> None:
+        line = " ".join(f"{what}: {why}".split())[:1000]
+        complain(line)
+        if self.path:
+            try:
+                fd = os.open(self.path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
+            except OSError:
+                return
+            with open(fd, "wb") as file:
+                file.write(line.encode("utf-8", "replace"))
+
+
 def judge(error: OSError, where: str) -> StoreAway | StoreRefused:
     """What an error of the file system means for the store in it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -167,33 +204,48 @@ def judge(error: OSError, where: str) -> StoreAway | StoreRefused:
 class Patience:
     """How long a write is tried: for ever while the store is away, a few times when it refuses.
 
-    ``until`` is None as long as main lives; after its end a time on the monotonic clock.
+    ``until`` is None as long as main lives; after its end a time on the monotonic clock. ``outages`` are those
+    that are over and nobody has told yet.
     """
 
     def __init__(self) -> None:
         self.until: float | None = None
+        self.outages: list[str] = []
 
-    def persist(self, write: Callable[[], bool]) -> bool:
-        """The answer of ``write``, once it has one. Raises StoreRefused."""
+    def persist(self, write: Callable[[], bool], *, until: float | None = None) -> bool:
+        """The answer of ``write``, once it has one. Raises StoreRefused, also when it was away until ``until``."""
         pause, refusals, told = 0.1, 0, 0.0
+        away_at, problem = 0.0, ""
         while True:
             try:
-                return write()
+                done = write()
             except StoreRefused as error:
                 refusals += 1
                 if refusals == TRIES_REFUSED:
                     raise
-                problem: Exception = error
+                said = str(error)
             except StoreAway as error:
-                problem = error
+                said = problem = str(error)
+                away_at = away_at or time.time()
+            else:
+                if problem:
+                    self._over(away_at, problem)
+                return done
             now = time.monotonic()
-            if self.until is not None and now > self.until:
-                raise StoreRefused(str(problem))
+            if any(limit is not None and now > limit for limit in (self.until, until)):
+                raise StoreRefused(said)
             if now > told:
-                complain(f"{problem}; trying again")
+                complain(f"{said}; trying again")
                 told = now + 10
             time.sleep(pause * (0.5 + os.urandom(1)[0] / 512))  # many agents wait for one store
             pause = min(pause * 2, 5)
+
+    def _over(self, away_at: float, problem: str) -> None:
+        lasted = time.time() - away_at
+        if lasted >= OUTAGE_S:
+            began = time.strftime("%H:%M:%SZ", time.gmtime(away_at))
+            self.outages.append(f"the store was away for {lasted:.0f} s, from {began} on ({problem})")
+            complain(self.outages[-1])
 
 
 class Folder:
@@ -209,7 +261,7 @@ class Folder:
         self.root = root  # never made: it may be a disk that is not mounted
         self.patience = patience
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, until: float | None = None) -> bool:
         """Write ``data`` if nothing of that name is there; whether it was so."""
 
         def write() -> bool:
@@ -222,7 +274,7 @@ class Folder:
                 file.write(data)
             return True
 
-        return self._persist(name, write)
+        return self._persist(name, write, until=until)
 
     def put(self, name: str, data: bytes, *, sync: bool = False) -> None:
         def write() -> bool:
@@ -266,14 +318,14 @@ class Folder:
 
         return self._persist(name, write)
 
-    def facts_of(self, name: str) -> Facts | None:
+    def facts_of(self, name: str) -> Facts:
         """What can be known of an archive that another one has kept."""
         digest, size = sha256(), 0
         with open(os.path.join(self.folder, name), "rb") as file:
             for data in iter(lambda: file.read(1 << 20), b""):
                 digest.update(data)
                 size += len(data)
-        return {"size": size, "sha256": digest.hexdigest(), "files": 0}
+        return {"size": size, "sha256": digest.hexdigest(), "files": 0, "checked": False}
 
     def prepare(self) -> None:
         """Make the folder of temporary files, once there is the store that it belongs to."""
@@ -290,18 +342,23 @@ class Folder:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
 
-    def _persist(self, name: str, write: Callable[[], bool]) -> bool:
+    def _persist(self, name: str, write: Callable[[], bool], *, until: float | None = None) -> bool:
         def judged() -> bool:
             try:
                 return write()
             except OSError as error:
                 raise judge(error, os.path.join(self.folder, name)) from error
 
-        return self.patience.persist(judged)
+        return self.patience.persist(judged, until=until)
 
 
 class Url:
     """One presigned POST for a prefix, as S3 has it. Names are relative to the prefix.
+
+    What the store says it keeps (the ETag, an MD5 for an object that came in one request) is compared with what
+    was sent. A form field with a digest would make the store compare; but policies that allow one are more than
+    S3 libraries can sign. Where the ETag is something else (objects encrypted with a key of the user's), this
+    shows in the first two answers, and nothing is compared.
 
     The connection is kept between writes; one thread at a time uses it.
     """
@@ -310,19 +367,46 @@ class Url:
         from urllib.parse import urlsplit
 
         self.scratch = scratch  # where archives wait to be sent
-
         self.parts = urlsplit(target["url"])
-        self.prefix, self.fields = target["prefix"], target["fields"]
+        self.prefix, self.fields, self.claim = target["prefix"], target["fields"], target.get("claim", "")
         self.patience = patience
         self.connection: HTTPConnection | None = None
+        self.strange = 0  # answers in a row whose ETag was not the MD5
 
-    def create(self, name: str, data: bytes) -> bool:
-        """Write ``data`` if nothing of that name is there; whether it was so, as far as the store heeds that.
+    def create(self, name: str, data: bytes, *, until: float | None = None) -> bool:
+        """Write the object of ``claim`` if it is not there; whether it was so. ``name`` is what it is called.
 
-        A store that does not overwrites. Then the name of the pod, which only one pod can have, is all
-        that keeps an attempt from being started twice.
+        An answer that was lost on its way leaves open whose the object is: then the same is written once more
+        on the condition that what is there is what we wrote.
         """
-        return self.patience.persist(lambda: self._post(name, len(data), lambda: [data], absent=True))
+        if not self.claim:
+            raise StoreRefused(f"the assignment has no way to write {name} only once")
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(self.claim)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        ours = f'"{md5(data).hexdigest()}"'
+        doubt = False
+
+        def put(condition: dict[str, str]) -> int:
+            nonlocal doubt
+            headers = {"Content-Length": str(len(data)), **condition}
+            try:
+                status, text, _ = self._send("PUT", path, headers, lambda: [data])
+            except StoreAway:
+                doubt = True
+                raise
+            if status == 409:  # another write is under way: who has won is not said yet
+                raise StoreAway("the store has two writes of one object at a time")
+            if status != 412:
+                doubt = doubt or status >= 500
+                judge_answer(status, text)
+            return status
+
+        def write() -> bool:
+            return put({"If-None-Match": "*"}) != 412 or (doubt and put({"If-Match": ours}) != 412)
+
+        return self.patience.persist(write, until=until)
 
     def put(self, name: str, data: bytes, *, sync: bool = False) -> None:
         self.patience.persist(lambda: self._post(name, len(data), lambda: [data]))
@@ -333,61 +417,67 @@ class Url:
     def temporary(self) -> str:
         return os.path.join(self.scratch, f"tmp-{binascii.hexlify(os.urandom(6)).decode()}")
 
-    def keep(self, temporary: str, name: str, *, absent: bool = False) -> bool:
-        """Send a whole temporary file; with ``absent`` see `create`."""
+    def keep(self, temporary: str, name: str) -> bool:
+        """Send a whole temporary file; whether the store is known to have just that."""
 
         def content() -> Iterator[bytes]:
             with open(temporary, "rb") as file:
                 yield from iter(lambda: file.read(1 << 20), b"")
 
         size = os.stat(temporary).st_size
-        return self.patience.persist(lambda: self._post(name, size, content, absent=absent))
+        if size > POST_BYTES:
+            raise Failure(f"the archive has {size} bytes; the store takes {POST_BYTES} at most: divide it")
+        self.patience.persist(lambda: self._post(name, size, content))
+        return not self.strange
 
-    def facts_of(self, name: str) -> Facts | None:
-        """Not to be known here: nothing can be read."""
-        return None
-
-    def _post(self, name: str, size: int, content: Callable[[], Iterable[bytes]], *, absent: bool = False) -> bool:
+    def _post(self, name: str, size: int, content: Callable[[], Iterable[bytes]]) -> bool:
         head, tail, edge = self._form(name)
         headers = {
             "Content-Type": f"multipart/form-data; boundary={edge}",
             "Content-Length": str(len(head) + size + len(tail)),
         }
-        if absent:
-            headers["If-None-Match"] = "*"
+        digest = md5()
 
         def body() -> Iterator[bytes]:
+            nonlocal digest
+            digest = md5()
             yield head
-            yield from content()
+            for data in content():
+                digest.update(data)
+                yield data
             yield tail
 
-        status, text = self._send(headers, body())
-        if 200 <= status < 300:
-            return True
-        if absent and status in (409, 412):
-            return False
-        said = f"the store answers {status} {' '.join(text.split())[:300]}"
-        if status >= 500 or status in (408, 429) or "RequestTimeout" in text:
-            raise StoreAway(said)
-        raise StoreRefused(said)
+        path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
+        status, text, etag = self._send("POST", path, headers, body)
+        judge_answer(status, text)
+        if etag.strip('"') == digest.hexdigest():
+            self.strange = 0
+        elif etag and self.strange < 2:
+            self.strange += 1
+            if self.strange < 2:
+                raise StoreAway(f"the store says that it keeps something else than {name}")
+        return True
 
-    def _send(self, headers: dict[str, str], body: Iterator[bytes]) -> tuple[int, str]:
-        from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    def _send(
+        self, method: str, path: str, headers: dict[str, str], body: Callable[[], Iterable[bytes]]
+    ) -> tuple[int, str, str]:
+        """Status, text and ETag of the answer."""
+        from http.client import HTTPException
 
+        if self.connection is not None and was_closed(self.connection):
+            self._hang_up()
         try:
             if self.connection is None:
-                kind = HTTPSConnection if self.parts.scheme == "https" else HTTPConnection
-                self.connection = kind(self.parts.netloc, timeout=STORE_TIMEOUT_S)
-            path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
-            self.connection.request("POST", path, body, headers)
+                self.connection = connect(self.parts.scheme, self.parts.netloc)
+            self.connection.request(method, path, iter(body()), headers)
             response = self.connection.getresponse()
             text = response.read(65536).decode("utf-8", "replace")
             if response.will_close or not response.isclosed():
                 self._hang_up()
-            return response.status, text
+            return response.status, text, response.headers.get("ETag", "")
         except (OSError, HTTPException) as error:
             self._hang_up()
-            raise StoreAway(f"the store at {self.parts.hostname} does not answer: {error!r}") from error
+            raise judge_connection(error, self.parts.netloc) from error
 
     def _hang_up(self) -> None:
         if self.connection is not None:
@@ -403,6 +493,54 @@ class Url:
         parts.append(f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="data"\r\n')
         parts.append("Content-Type: application/octet-stream\r\n\r\n")
         return "".join(parts).encode(), f"\r\n--{edge}--\r\n".encode(), edge
+
+
+def connect(scheme: str, netloc: str) -> HTTPConnection:
+    from http.client import HTTPConnection, HTTPSConnection
+
+    kind = HTTPSConnection if scheme == "https" else HTTPConnection
+    return kind(netloc, timeout=STORE_TIMEOUT_S)
+
+
+def was_closed(connection: HTTPConnection) -> bool:
+    """Whether the other side has hung up a connection that lay idle, as servers do."""
+    if connection.sock is None:
+        return True
+    idle = select.poll()
+    idle.register(connection.sock, select.POLLIN)
+    return bool(idle.poll(0))
+
+
+def judge_answer(status: int, text: str) -> None:
+    """Raises what an answer of the store other than success means."""
+    if 200 <= status < 300:
+        return
+    said = f"the store answers {status} {' '.join(text.split())[:300]}"
+    if status >= 500 or status in (408, 429) or "RequestTimeout<" in text:
+        raise StoreAway(said)
+    raise StoreRefused(said)
+
+
+def judge_connection(error: Exception, where: str) -> StoreAway | StoreRefused:
+    """A certificate that does not hold today will not hold in a minute; all else may pass."""
+    if type(error).__name__ == "SSLCertVerificationError":
+        return StoreRefused(f"the certificate of the store at {where} cannot be verified: {error}")
+    return StoreAway(f"the store at {where} does not answer: {error!r}")
+
+
+def make_folders(path: str, owner: tuple[int, int] | None) -> None:
+    """The folder and those above it; the new ones are given to their owner."""
+    if owner is not None and not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        if parent != path:
+            make_folders(parent, owner)
+        try:
+            os.mkdir(path)
+            os.chown(path, *owner)
+        except FileExistsError:
+            return
+    else:
+        os.makedirs(path, exist_ok=True)
 
 
 def remove(path: str) -> None:
@@ -534,6 +672,55 @@ class Masker:
 # --- logs -------------------------------------------------------------------------------------------
 
 
+class Copy:
+    """The logs once more, on the agent's own output, for `kubectl logs` and collectors of logs.
+
+    Whoever reads it must not hold up the step: a little waits for him, the rest is left out, whole lines where
+    there are any, and said.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self.left_out, self.dead = fd, 0, False
+        self.backlog = bytearray()
+        os.set_blocking(fd, False)
+
+    def write(self, data: bytes) -> None:
+        if self.dead:
+            return
+        room = COPY_BYTES - len(self.backlog)
+        if self.left_out and room < COPY_BYTES // 2:
+            self.left_out += len(data)
+            return
+        if self.left_out:
+            self.backlog += f"[runyard: {self.left_out} bytes are left out of this copy]\n".encode()
+            self.left_out = 0
+        if len(data) > room:
+            taken = data[: data.rfind(b"\n", 0, room) + 1] or data[:room] + b"\n"
+            self.left_out = max(1, len(data) - len(taken))
+            data = taken
+        self.backlog += data
+        self.push()
+
+    def push(self) -> None:
+        """Give what is taken now."""
+        try:
+            while self.backlog:
+                written = os.write(self.fd, self.backlog[: 1 << 16])
+                del self.backlog[:written]
+        except BlockingIOError:
+            return
+        except OSError:  # nobody reads it any more
+            self.dead = True
+            self.backlog.clear()
+
+    def finish(self, within_s: float) -> None:
+        ready, end = select.poll(), time.monotonic() + within_s
+        ready.register(self.fd, select.POLLOUT)
+        while self.backlog and time.monotonic() < end:
+            ready.poll(100)
+            self.push()
+
+
 class Log:
     """The log of one step: from its FIFO, masked, in segments, to the uploader.
 
@@ -541,9 +728,11 @@ class Log:
     the store, not what was meant to be.
     """
 
-    def __init__(self, n: int, fd: int, masker: Masker, cap: int, uploader: Uploader) -> None:
+    def __init__(
+        self, n: int, fd: int, masker: Masker, cap: int, uploader: Uploader, copy: Copy | None = None
+    ) -> None:
         self.n, self.fd, self.cap = n, fd, cap
-        self.masker, self.uploader = masker, uploader
+        self.masker, self.uploader, self.copy = masker, uploader, copy
         self.buffer: list[bytes] = []
         self.size = 0  # of the buffer
         self.offset = 0  # of the buffer in the log
@@ -603,6 +792,8 @@ class Log:
             return
         self.buffer.append(data)
         self.size += len(data)
+        if self.copy is not None:
+            self.copy.write(data)
         if self.due is None:
             self.due = time.monotonic() + (FLUSH_S if self.offset else FIRST_FLUSH_S)
 
@@ -651,6 +842,12 @@ class Log:
         }
 
 
+def md5(data: bytes = b"") -> Digest:
+    import hashlib
+
+    return hashlib.md5(data, usedforsecurity=False)
+
+
 def sha256() -> Digest:
     import hashlib  # OpenSSL comes with it: 6 ms, which no step waits for
 
@@ -676,47 +873,147 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns // 1000 % 10**6:06d}Z"
 
 
-class Uploader:
-    """Stores segments in their order, in a thread of its own, a few ahead at most."""
+class Spool:
+    """Segments that wait on the disk of the pod while the store is away. Without a folder there is no room."""
 
-    def __init__(self, target: Folder | Url, watch: Callable[[], None]) -> None:
-        self.target = target
+    def __init__(self, folder: str, most_bytes: int) -> None:
+        self.folder, self.most_bytes = folder, most_bytes if folder else 0
+        self.bytes = self.count = 0
+
+    def keep(self, data: bytes) -> str:
+        """The path of the file that now has it; empty where there is no room."""
+        if self.bytes + len(data) > self.most_bytes:
+            return ""
+        self.count += 1
+        path = os.path.join(self.folder, f"segment-{self.count}")
+        try:
+            with open(path, "wb", buffering=0) as file:
+                keep_whole(file, data)
+        except OSError as error:
+            complain(f"the spool is given up: {error!r}")
+            remove(path)
+            self.most_bytes = 0
+            return ""
+        self.bytes += len(data)
+        return path
+
+    def take(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def drop(self, path: str, size: int) -> None:
+        remove(path)
+        self.bytes -= size
+
+
+def keep_whole(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+class Piece:
+    """A segment on its way: in memory (``data``) or in the spool (``path``)."""
+
+    __slots__ = ("data", "log", "offset", "path", "size")
+
+    def __init__(self, log: Log, offset: int, data: bytes | None, path: str, size: int) -> None:
+        self.log, self.offset, self.data, self.path, self.size = log, offset, data, path, size
+
+
+class Uploader:
+    """Stores segments in their order, in a thread of its own: a few wait in memory, then others in the spool."""
+
+    def __init__(self, target: Folder | Url, spool: Spool, watch: Callable[[], None]) -> None:
+        self.target, self.spool = target, spool
         self.watch = watch  # called now and then by who waits here: he sees nothing else meanwhile
-        self.waiting: list[tuple[Log, int, bytes]] = []  # the first is being stored
+        self.waiting: list[Piece] = []  # the first is being stored
         self.changed = threading.Condition()
         self.running = False
+        self.held_up_s = 0.0  # so long have steps waited for the store
+        self.held_since: float | None = None
+        self.told: list[str] = []  # lines of the setup log
+
+    @property
+    def behind(self) -> bool:
+        """Whether small segments should wait and become larger ones."""
+        return len(self.waiting) >= QUEUED_SEGMENTS
 
     def add(self, log: Log, offset: int, data: bytes) -> None:
         """Waits while as many as may be are on their way: the back pressure on the step."""
         if not self.running:
             self.running = True
             threading.Thread(target=self._run, name="uploader", daemon=True).start()
-        self._wait_for_less_than(QUEUED_SEGMENTS)
+        piece = self._place(log, offset, data) or self._wait_for_place(log, offset, data)
         with self.changed:
-            self.waiting.append((log, offset, data))
+            self.waiting.append(piece)
             self.changed.notify_all()
 
     def join(self) -> None:
         """Wait until all is stored or refused."""
-        self._wait_for_less_than(1)
-
-    def _wait_for_less_than(self, count: int) -> None:
         with self.changed:
-            while not self.changed.wait_for(lambda: len(self.waiting) < count, timeout=1):
+            while not self.changed.wait_for(lambda: not self.waiting, timeout=1):
                 self.watch()
+
+    def _in_memory(self) -> int:
+        return sum(piece.data is not None for piece in list(self.waiting))
+
+    def _has_place(self, size: int) -> bool:
+        return self._in_memory() < QUEUED_SEGMENTS or self.spool.bytes + size <= self.spool.most_bytes
+
+    def _place(self, log: Log, offset: int, data: bytes) -> Piece | None:
+        if self._in_memory() < QUEUED_SEGMENTS:
+            return Piece(log, offset, data, "", len(data))
+        path = self.spool.keep(data)
+        return Piece(log, offset, None, path, len(data)) if path else None
+
+    def _wait_for_place(self, log: Log, offset: int, data: bytes) -> Piece:
+        self.held_since = told = time.monotonic()
+        while True:
+            with self.changed:
+                if not self.changed.wait_for(lambda: self._has_place(len(data)), timeout=1):
+                    self.watch()
+            piece = self._place(log, offset, data)
+            if piece is not None:
+                self.held_up_s += time.monotonic() - self.held_since
+                self.held_since = None
+                return piece
+            if time.monotonic() > told + OUTAGE_S:
+                told = time.monotonic() + 10
+                complain(f"the step waits for the store, which is behind; {self.spool.bytes} bytes in the spool")
 
     def _run(self) -> None:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: bool(self.waiting))
-                log, offset, data = self.waiting[0]
+                piece = self.waiting[0]
             try:
-                log.stored(self.target, offset, data)
+                data = self.spool.take(piece.path) if piece.data is None else piece.data
+                piece.log.stored(self.target, piece.offset, data)
+                self.tell_outages()
             except Exception as error:
-                log.truncated = log.truncated or f"the agent failed: {error!r}"
+                piece.log.truncated = piece.log.truncated or f"the agent failed: {error!r}"
+            if piece.data is None:
+                self.spool.drop(piece.path, piece.size)
             with self.changed:
                 del self.waiting[0]
                 self.changed.notify_all()
+
+    def tell_outages(self) -> None:
+        """Once the store is back: a line in the setup log for each time that it was away."""
+        outages = self.target.patience.outages
+        while outages:
+            text = outages.pop(0)
+            held_s = self.held_up_s + (time.monotonic() - (self.held_since or time.monotonic()))
+            if held_s >= 1:
+                text += f"; the step was held up for {held_s:.0f} s"
+            self.held_up_s = 0.0
+            self.told.append(text)
+            name = f"segments/setup/{time.time_ns() // 10**6:013d}-{9000 + len(self.told)}"  # workers count from 0
+            try:
+                self.target.put(name, f"{utc_now()[:-4]}Z {text}\n".encode())
+            except StoreRefused as error:
+                complain(str(error))
 
 
 # --- outputs ----------------------------------------------------------------------------------------
@@ -783,6 +1080,61 @@ def _is_output_key(key: str) -> bool:
 # --- the dialogue -----------------------------------------------------------------------------------
 
 
+class Readiness:
+    """Waits for the services of a pod, in a thread of its own, since main may change its mind meanwhile.
+
+    ``failed`` says in the end which did not get ready; empty when all did.
+    """
+
+    def __init__(self, services: list[Service], waker: int) -> None:
+        self.services, self.waker = services, waker
+        self.began = time.monotonic()
+        self.failed = ""
+        self.cancelled = threading.Event()
+
+    def run(self) -> None:
+        try:
+            for service in self.services:
+                if not self._wait_for(service):
+                    return
+        finally:
+            os.write(self.waker, b"x")
+
+    def _wait_for(self, service: Service) -> bool:
+        end, pause = self.began + service["timeout_s"], 0.02
+        while not self.cancelled.is_set():
+            problem = look_at(service)
+            if not problem:
+                return True
+            if time.monotonic() > end:
+                self.failed = f"{service['name']} was not ready after {service['timeout_s']:g} s: {problem}"
+                return False
+            self.cancelled.wait(pause)
+            pause = min(pause * 2, 0.5)
+        return False
+
+
+def look_at(service: Service) -> str:
+    """What is wrong with a service now; empty when it is ready."""
+    import socket
+    from http.client import HTTPConnection, HTTPException
+
+    port, path = service["port"], service["path"]
+    try:
+        if not path:
+            socket.create_connection(("localhost", port), timeout=2).close()
+            return ""
+        connection = HTTPConnection("localhost", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+        return "" if 200 <= status < 400 else f"{path} on port {port} answers {status}"
+    except (OSError, HTTPException) as error:
+        return f"port {port}: {error!r}"
+
+
 class Agent:
     """The state of one task as its agent knows it, and the loop that keeps it."""
 
@@ -790,9 +1142,15 @@ class Agent:
         self.environ = environ
         self.assignment = assignment
         self.folder = environ["RUNYARD_DIR"]
+        self.scratch = environ.get("RUNYARD_SPOOL", "") or self.folder
+        self.in_pod = assignment["logs"]["kind"] == "url"
         self.patience = Patience()
-        self.target = open_target(assignment["logs"], self.patience, self.folder)
-        self.uploader = Uploader(self.target, self._watch_main)
+        self.target = open_target(assignment["logs"], self.patience, self.scratch)
+        spool = Spool(environ.get("RUNYARD_SPOOL", ""), int(environ.get("RUNYARD_SPOOL_BYTES") or 0))
+        self.uploader = Uploader(self.target, spool, self._watch_main)
+        self.copy = Copy(1) if environ.get("RUNYARD_COPY_LOG") == "1" else None
+        self.copying = False  # whether the loop waits for room in it
+        self.last_words = LastWords(environ, in_pod=self.in_pod)
         self.notes: list[str] = []
         self.archives: list[dict[str, object]] = []
         self.caches: list[dict[str, object]] = []
@@ -800,9 +1158,10 @@ class Agent:
         self.logs: dict[int, Log] = {}  # by step, in the order of their begin
         self.by_fd: dict[int, Log] = {}
         self.work: Work | None = None
+        self.readiness: Readiness | None = None  # as long as it is waited for
         self.home = self.cwd = ""
         self.owner: tuple[int, int] | None = None  # to whom files are given that a step shall own
-        self.refused = STARTED_BEFORE
+        self.refused, self.why = STARTED_BEFORE, ""  # what main gets instead of an answer, and the reason
         self.greeted = self.sealed = False
         self.poll = select.poll()
 
@@ -825,22 +1184,28 @@ class Agent:
         requests: list[list[str]] = []
         start = time.monotonic() + self.assignment["start_s"]
         while True:
+            self._watch_copy()
             for fd, _ in self.poll.poll(self._pause(start if not lines and not self.logs else None)):
                 if fd == self.req:
                     data = os.read(self.req, 65536)
                     if not data:
                         self._main_ended()
+                        if self.copy is not None:
+                            self.copy.finish(1)
                         return 0
                     *whole, lines = (lines + data).split(b"\n")
                     requests += [line.decode("utf-8", "surrogateescape").split(" ", 1) for line in whole]
                     start = float("inf")
                 elif fd == self.wake:
                     os.read(self.wake, 1)
+                    self._finish_readiness()
                     self._finish_work()
+                elif self.copy is not None and fd == self.copy.fd:
+                    self.copy.push()
                 elif fd in self.by_fd:
                     self._take(self.by_fd[fd])
             if time.monotonic() > start:
-                complain(f"main did not come within {self.assignment['start_s']} s")
+                self.last_words.say("no main", f"main did not come within {self.assignment['start_s']:g} s")
                 return 3
             requests = self._answer(requests)
             self._flush_due()
@@ -849,11 +1214,11 @@ class Agent:
         target = self.assignment["archives"]
         if target is None:
             raise Failure("this task has no place to save archives")
-        return open_target(target, self.patience, self.folder)
+        return open_target(target, self.patience, self.scratch)
 
     def open_caches(self) -> Folder | Url | None:
         target = self.assignment["caches"]["write"]
-        return None if target is None else open_target(target, self.patience, self.folder)
+        return None if target is None else open_target(target, self.patience, self.scratch)
 
     def mask_also(self, value: str) -> None:
         """For a secret that shows up later, such as a password in a URL: logs begun before mask it too."""
@@ -867,6 +1232,14 @@ class Agent:
         if start is not None and start != float("inf"):
             due.append(start)
         return max(0.0, (min(due) - time.monotonic()) * 1000 + 1) if due else None
+
+    def _watch_copy(self) -> None:
+        if self.copy is not None and bool(self.copy.backlog) != self.copying:
+            self.copying = not self.copying
+            if self.copying:
+                self.poll.register(self.copy.fd, select.POLLOUT)
+            else:
+                self.poll.unregister(self.copy.fd)
 
     def _take(self, log: Log) -> None:
         fd = log.fd
@@ -886,12 +1259,21 @@ class Agent:
         now = time.monotonic()
         for log in self.by_fd.values():
             if log.due is not None and log.due <= now:
-                log.flush()
+                if self.uploader.behind:
+                    log.due = now + FLUSH_S  # larger segments do the store more good than more of them
+                else:
+                    log.flush()
 
     def _answer(self, requests: list[list[str]]) -> list[list[str]]:
         """Answer what can be answered now; the rest waits until the work in hand is done."""
         while requests:
-            if self.work is not None and ["stop"] in requests:
+            if self.readiness is not None:
+                if ["done"] not in requests:
+                    return requests
+                self.readiness.cancelled.set()
+                self.readiness = None
+                self._reply(CANCELLED)
+            elif self.work is not None and ["stop"] in requests:
                 self.work.cancel()
                 requests = [request for request in requests if request != ["stop"]]
             elif self.work is not None:
@@ -902,16 +1284,23 @@ class Agent:
                 word, *argument = requests.pop(0)
                 answer = self._do(word, argument[0] if argument else "")
                 if answer is not None:
-                    self._reply(answer, " sealed" if word == "done" else "")
+                    why = f" {self.why}" if answer in (STORE_REFUSED, SERVICE_FAILED) else ""
+                    self._reply(answer, (" sealed" if word == "done" else "") + why)
         return requests
 
     def _reply(self, number: int, more: str = "") -> None:
-        os.write(self.res, f"{number}{more}\n".encode())
+        line = " ".join(f"{number}{more}".replace(";", ",").split())[:500]
+        os.write(self.res, f"{line}\n".encode("utf-8", "replace"))
 
     def _do(self, word: str, argument: str) -> int | None:
         """One request; the answer, None when it comes later or not at all."""
         if word == "hello":
-            return self._greet(argument)
+            self._meet(argument)
+            if self.assignment["services"]:
+                self.readiness = Readiness(self.assignment["services"], self.waker)
+                threading.Thread(target=self.readiness.run, name="readiness", daemon=True).start()
+                return None
+            return self._greet()
         if word == "done":
             return self._finish("complete", "")
         if word == "stop":
@@ -935,25 +1324,43 @@ class Agent:
             return UNKNOWN_REQUEST
         return 0
 
-    def _greet(self, ids: str) -> int:
-        """Take the attempt: only one agent ever can, so that no step of the user's runs twice."""
+    def _meet(self, ids: str) -> None:
+        """The user that main is, who shall own what we write for it. Only root can give files away."""
         if ids and os.geteuid() == 0:
             uid, gid = map(int, ids.split())
             self.owner = (uid, gid) if uid else None
-        text = json.dumps({"run_id": self.assignment["run_id"], "at": utc_now(), "pid": os.getpid()})
+
+    def _finish_readiness(self) -> None:
+        """The services are ready, so main may begin; or they never will be."""
+        readiness, self.readiness = self.readiness, None
+        if readiness is None:
+            return
+        answer = self._refuse(SERVICE_FAILED, "service", readiness.failed) if readiness.failed else self._greet()
+        self._reply(answer, f" {self.why}" if answer in (STORE_REFUSED, SERVICE_FAILED) else "")
+
+    def _greet(self) -> int:
+        """Take the attempt: only one agent ever can, so that no step of the user's runs twice.
+
+        Nothing has run so far: rather than wait for a store that may never come, main is sent home, and the
+        attempt made again.
+        """
+        text = json.dumps({"run_id": self.assignment["run_id"], "at": utc_now(), "by": os.urandom(8).hex()})
         try:
-            if not self.target.create("started", text.encode()):
-                complain("this attempt has been started before; nothing is run")
-                return STARTED_BEFORE
+            until = time.monotonic() + self.assignment["start_s"]
+            if not self.target.create("started", text.encode(), until=until):
+                return self._refuse(STARTED_BEFORE, "started before", "nothing is run a second time")
         except StoreRefused as error:
-            complain(str(error))
-            self.refused = STORE_REFUSED
-            return STORE_REFUSED
+            return self._refuse(STORE_REFUSED, "store", str(error))
         self.greeted = True
         return 0
 
+    def _refuse(self, answer: int, what: str, why: str) -> int:
+        self.refused, self.why = answer, why
+        self.last_words.say(what, why)
+        return answer
+
     def _begin(self, step: int, fd: int) -> Log:
-        log = Log(step, fd, Masker(self.needles), self.assignment["log_bytes"], self.uploader)
+        log = Log(step, fd, Masker(self.needles), self.assignment["log_bytes"], self.uploader, self.copy)
         self.logs[step] = self.by_fd[fd] = log
         self.poll.register(fd, select.POLLIN)
         return log
@@ -997,6 +1404,7 @@ class Agent:
     def give_up(self, error: Exception) -> None:
         """Keep what there is, when this program itself has failed; main sees its end."""
         self.patience.until = time.monotonic()
+        self.last_words.say("failed", repr(error))
         if self.greeted and not self.sealed:
             self._finish("truncated", f"the agent failed: {error!r}")
 
@@ -1004,7 +1412,7 @@ class Agent:
         """Bring the rest to the store, the manifest last."""
         if self.sealed:
             return 0
-        if not self.greeted and self._greet("") != 0:
+        if not self.greeted and self._greet() != 0:
             return self.refused
         for log in list(self.by_fd.values()):
             self._drain(log)
@@ -1013,6 +1421,8 @@ class Agent:
                 log.close()
         self.by_fd.clear()
         self.uploader.join()
+        self.uploader.tell_outages()
+        self.notes += self.uploader.told
         masker = Masker(self.needles)
 
         def mask(text: str) -> str:
@@ -1033,8 +1443,7 @@ class Agent:
         try:
             self.target.put("manifest.json", json.dumps(manifest).encode(), sync=True)
         except StoreRefused as error:
-            complain(str(error))
-            return STORE_REFUSED
+            return self._refuse(STORE_REFUSED, "store", str(error))
         self.sealed = True
         return 0
 
@@ -1201,8 +1610,12 @@ def render_key(template: str, call: Callable[[str, str | None], str]) -> str:
         return call(inside[1], argument)
 
     key = re.sub(r"\{\{(.*?)\}\}", replace, template, flags=re.DOTALL)
-    if not 1 <= len(key) <= 200:
-        raise Failure(f"a cache key has 1 to 200 characters, not {len(key)}: {key[:60]!r}")
+    length = len(escape(key))
+    if not 1 <= length <= KEY_CHARACTERS:
+        raise Failure(
+            f"a cache key has 1 to {KEY_CHARACTERS} characters (any but letters, digits and -_.~+=@, count as 3 "
+            f"for each of their bytes), not {length}: {key[:60]!r}"
+        )
     return key
 
 
@@ -1446,7 +1859,7 @@ class Unpacker:
     """
 
     def __init__(self, folder: str, work: Work) -> None:
-        os.makedirs(folder, exist_ok=True)
+        make_folders(folder, work.agent.owner)
         self.folder, self.work = os.path.realpath(folder), work
         self.root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self.parent: tuple[list[str], int] = ([], os.dup(self.root))
@@ -1608,46 +2021,40 @@ def open_stored(work: Work, stored: Stored) -> IO[bytes]:
 
 
 def download(work: Work, url: str) -> IO[bytes]:
-    """What is at ``url``, in a file without a name. A cut is tried again from the start."""
+    """What is at ``url``, in a file without a name. After a cut it goes on where it was."""
     import tempfile
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from http.client import HTTPException
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
 
     def fetch() -> bool:
         work.check()
-        file.seek(0)
-        file.truncate()
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        connection = kind(parts.netloc, timeout=STORE_TIMEOUT_S)
+        have = file.seek(0, os.SEEK_END)
+        connection = connect(parts.scheme, parts.netloc)
         try:
-            connection.request("GET", parts.path + (f"?{parts.query}" if parts.query else ""))
+            connection.request("GET", path, headers={"Range": f"bytes={have}-"} if have else {})
             response = connection.getresponse()
+            if response.status not in (200, 206):
+                judge_answer(response.status, response.read(4096).decode("utf-8", "replace"))
             if response.status == 200:
-                left = int(response.headers.get("Content-Length", -1))
-                for data in iter(lambda: response.read(1 << 20), b""):
-                    work.check()
-                    file.write(data)
-                    left -= len(data)
-                if left > 0:
-                    raise StoreAway(f"the answer of {parts.hostname} was cut")
-                return True
-            text = " ".join(response.read(4096).decode("utf-8", "replace").split())[:300]
-            said = f"{parts.hostname} answers {response.status} {text}"
-            raise (
-                StoreAway(said) if response.status >= 500 or response.status in (408, 429) else StoreRefused(said)
-            )
-        except HTTPException as error:
-            raise StoreAway(f"{parts.hostname} does not answer well: {error!r}") from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Failure("no room left for a download") from error
-            raise StoreAway(f"{parts.hostname} does not answer: {error!r}") from error
+                file.seek(0)
+                file.truncate()
+            left = int(response.headers.get("Content-Length", -1))
+            for data in iter(lambda: response.read(1 << 20), b""):
+                work.check()
+                keep_piece(file, data)
+                left -= len(data)
+            if left > 0:
+                raise StoreAway(f"the answer of {parts.netloc} was cut")
+            return True
+        except (OSError, HTTPException) as error:
+            raise judge_connection(error, parts.netloc) from error
         finally:
             connection.close()
 
-    file: IO[bytes] = tempfile.TemporaryFile(dir=work.agent.folder, buffering=0)  # noqa: SIM115 (the caller's)
+    file: IO[bytes] = tempfile.TemporaryFile(dir=work.agent.scratch, buffering=0)  # noqa: SIM115 (the caller's)
     try:
         work.agent.patience.persist(fetch)
     except BaseException as error:
@@ -1657,6 +2064,13 @@ def download(work: Work, url: str) -> IO[bytes]:
         raise
     file.seek(0)
     return file
+
+
+def keep_piece(file: IO[bytes], data: bytes) -> None:
+    try:
+        keep_whole(file, data)
+    except OSError as error:
+        raise Failure(f"no place for a download: {error.strerror}") from error
 
 
 def decompressed(work: Work, file: IO[bytes], name: str) -> AbstractContextManager[IO[bytes]]:
@@ -1815,7 +2229,7 @@ def pack_into(work: Work, target: Folder | Url, entries: list[Entry]) -> tuple[s
     except BaseException:
         remove(path)
         raise
-    return path, packer.ending, {"size": size, "sha256": digest, "files": files}
+    return path, packer.ending, {"size": size, "sha256": digest, "files": files, "checked": False}
 
 
 def save_to_workspace(work: Work, step: Step) -> None:
@@ -1826,7 +2240,9 @@ def save_to_workspace(work: Work, step: Step) -> None:
     path, ending, facts = pack_into(work, target, entries)
     name = f"{work.step}.{ending}"
     try:
-        target.keep(path, name)
+        facts["checked"] = isinstance(target, Url) and target.keep(path, name)
+        if isinstance(target, Folder):
+            target.keep(path, name)
     finally:
         remove(path)
     target.put(f"{work.step}.json", json.dumps({"step": work.step, "file": name, **facts}).encode(), sync=True)
@@ -1849,7 +2265,10 @@ class Cache:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.access = work.agent.assignment["caches"]
-        self.folder = (self.access["read"] or {}).get("folder", "")
+        self.more: dict[str, object] = {}  # what a worker must know of the archive, to do the rest
+        self.folder, self.fallback = (
+            (self.access[which] or {}).get("folder", "") for which in ("read", "fallback")
+        )
 
     def run(self, step: Step) -> None:
         key = step.get("key", "")
@@ -1862,7 +2281,7 @@ class Cache:
             self.work.check()
             outcome, message = "failed", str(error)
         self.work.say(f"cache {outcome}: {key}" + (f" ({message})" if message else ""))
-        record = {"step": self.work.step, "key": key, "outcome": outcome, "message": message}
+        record = {"step": self.work.step, "key": key, "outcome": outcome, "message": message, **self.more}
         self.work.agent.caches.append(record)
 
     def _restore(self, step: Step) -> tuple[str, str, str]:
@@ -1877,35 +2296,48 @@ class Cache:
             if found is not None:
                 files = unpack(self.work, found, self.work.path(step["dest_dir"]))
                 self._touch(found)
+                self.more = {"file": found["file"], "fallback": found["fallback"]}
                 return found["key"], "hit", f"{files} entries"
         return ", ".join(keys), "miss", "; ".join(said)
 
     def _exact(self, key: str) -> Stored | None:
         known = [stored for stored in self.access["known"] if stored["key"] == key]
-        return known[0] if known else self._load(key) if self.folder else None
+        known.sort(key=lambda stored: stored["fallback"])
+        return known[0] if known else self._load(self.folder, key) or self._load(self.fallback, key)
+
+    def _own(self, key: str) -> bool:
+        """Whether the group that is written to has the key."""
+        known = any(stored["key"] == key and not stored["fallback"] for stored in self.access["known"])
+        return known or self._load(self.folder, key) is not None
 
     def _newest(self, prefix: str) -> Stored | None:
-        known = [stored for stored in self.access["known"] if stored["key"].startswith(prefix)]
-        if known:
-            return max(known, key=lambda stored: stored["modified_at"])
+        """The newest of the group's own that begin so; where there is none, of the second group's."""
+        for second in (False, True):
+            found = [stored for stored in self.access["known"] if stored["fallback"] == second]
+            found += self._entries(self.fallback if second else self.folder, prefix)
+            found = [stored for stored in found if stored["key"].startswith(prefix)]
+            if found:
+                return max(found, key=lambda stored: stored["modified_at"])
+        return None
+
+    def _entries(self, folder: str, prefix: str) -> list[Stored]:
         from urllib.parse import unquote
 
-        keys = [unquote(name[:-5]) for name in self._names() if name.endswith(".json")]
-        found = [stored for key in keys if key.startswith(prefix) and (stored := self._load(key))]
-        return max(found, key=lambda stored: stored["modified_at"], default=None)
-
-    def _names(self) -> list[str]:
         try:
-            return os.listdir(self.folder) if self.folder else []
+            names = os.listdir(folder) if folder else []
         except FileNotFoundError:
             return []
+        keys = [unquote(name[:-5]) for name in names if name.endswith(".json")]
+        return [stored for key in keys if key.startswith(prefix) and (stored := self._load(folder, key))]
 
-    def _load(self, key: str) -> Stored | None:
-        """An entry of the folder; None where there is none, or none that can be used."""
+    def _load(self, folder: str, key: str) -> Stored | None:
+        """An entry of a folder; None where there is none, or none that can be used."""
+        if not folder:
+            return None
         try:
-            with open(os.path.join(self.folder, f"{escape(key)}.json"), "rb") as file:
+            with open(os.path.join(folder, f"{escape(key)}.json"), "rb") as file:
                 facts = json.loads(file.read())
-            source = os.path.join(self.folder, os.path.basename(facts["file"]))
+            source = os.path.join(folder, os.path.basename(facts["file"]))
             return {
                 "key": key,
                 "file": facts["file"],
@@ -1913,15 +2345,17 @@ class Cache:
                 "size": facts["size"],
                 "sha256": facts["sha256"],
                 "modified_at": f"{os.stat(source).st_mtime_ns:020d}",
+                "fallback": folder == self.fallback,
             }
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _touch(self, stored: Stored) -> None:
-        """The time of its last use, for the cleanup."""
-        if self.folder:
+        """The time of its last use, for the cleanup. In a pod a worker notes it."""
+        folder = self.fallback if stored["fallback"] else self.folder
+        if folder:
             try:
-                os.utime(os.path.join(self.folder, f"{escape(stored['key'])}.json"))
+                os.utime(os.path.join(folder, f"{escape(stored['key'])}.json"))
             except OSError:
                 return
 
@@ -1930,19 +2364,37 @@ class Cache:
         target = self.work.agent.open_caches()
         if target is None:
             return key, "failed", "this run may only read its caches"
-        if self._exact(key) is not None:
+        if self._own(key):
             return key, "exists", ""
         path, ending, facts = pack_into(self.work, target, gather(self.work, step["contents"], ["**"]))
-        name = f"{escape(key)}.{ending}"
         try:
-            if not target.keep(path, name, absent=True):
-                facts = target.facts_of(name) or facts  # of one who has not come as far as its .json
+            if isinstance(target, Url):
+                self._offer(target, path, f"{escape(key)}!{os.urandom(8).hex()}.{ending}", facts)
+            elif not self._commit(target, path, key, f"{escape(key)}.{ending}", facts):
+                return key, "exists", ""
         finally:
             remove(path)
-        data = json.dumps({"key": key, "file": name, **facts}).encode()
-        if not target.create(f"{escape(key)}.json", data):
-            return key, "exists", ""
         return key, "saved", f"{facts['files']} entries in {facts['size']} bytes"
+
+    def _commit(self, target: Folder, path: str, key: str, name: str, facts: Facts) -> bool:
+        """Make it an entry of the folder; False where another was first."""
+        if not target.keep(path, name, absent=True):
+            facts.update(target.facts_of(name))  # of one who has not come as far as its .json
+        record = {"key": key, "file": name, "size": facts["size"], "sha256": facts["sha256"]}
+        return target.create(f"{escape(key)}.json", json.dumps({**record, "files": facts["files"]}).encode())
+
+    def _offer(self, target: Url, path: str, name: str, facts: Facts) -> None:
+        """Bring it to the store under a name that no other has: whether it becomes the entry, a worker decides.
+
+        A presigned POST cannot say "only if absent"; and an archive without its record is no entry.
+        """
+        target.keep(path, name)
+        self.more = {
+            "file": name,
+            "size": facts["size"],
+            "sha256": facts["sha256"],
+            "files": facts["files"],
+        }
 
     def _render(self, template: str) -> str:
         return render_key(template, self._call)
@@ -2034,6 +2486,8 @@ class Clone:
             "LC_ALL": "C",
         }
         self.environ.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+        if not os.access(self.environ.get("HOME", "/"), os.R_OK | os.X_OK):
+            self.environ["HOME"] = work.agent.scratch  # another user's, as in images: git takes that for fatal
         self.options = [
             "-c",
             "core.hooksPath=/dev/null",
@@ -2046,7 +2500,7 @@ class Clone:
     def run(self, *, depth: int | None, submodules: bool) -> None:
         if not self.source["url"]:
             raise Failure("there is nothing to clone: the run names no source")
-        os.makedirs(self.dest, exist_ok=True)
+        make_folders(self.dest, self.work.agent.owner)
         if os.path.lexists(os.path.join(self.dest, ".git")):
             raise Failure(f"{self.dest} holds a git repository already")
         if self.source["local"]:
@@ -2194,6 +2648,11 @@ class LocalCopy:
         self.files = 0
 
     def run(self) -> None:
+        if self.work.agent.in_pod:
+            raise Failure(
+                f"{self.source} is a folder of the machine where the run was started, which no pod can see: "
+                "push the commit and start the run with its URL and branch"
+            )
         if not os.path.isdir(self.source):
             raise Failure(f"the source {self.source} is not a folder")
         top = self.clone.ask("rev-parse", "--show-toplevel", at=self.source, may_fail=True).rstrip("\n")
@@ -2297,7 +2756,8 @@ def main(environ: Mapping[str, str]) -> int:
     try:
         agent = Agent(environ, load_assignment(environ["RUNYARD_ASSIGNMENT"]))
     except (KeyError, TypeError, ValueError, OSError) as error:
-        complain(f"the assignment cannot be read: {error!r}")
+        in_pod = environ.get("RUNYARD_ASSIGNMENT", "").lstrip().startswith("{")
+        LastWords(environ, in_pod=in_pod).say("assignment", f"it cannot be read: {error!r}"[:200])
         return 2
     try:
         return agent.run()

@@ -52,14 +52,14 @@ ask() { # the agent's number, or the end of everything
 
 seal() { # answers to earlier requests may come first
   tell 'done' || lost
-  rest=''
-  while [ "$rest" != sealed ]; do read -r answer rest <&9 || lost; done
+  word=''
+  while [ "$word" != sealed ]; do read -r answer word rest <&9 || lost; done
   return "$answer"
 }
 
 finish() {
   trap '' TERM INT
-  seal || { note 'store refused'; exit 125; }
+  seal || { note "store refused $rest"; exit 125; }
   note sealed
   exit "$1"
 }
@@ -140,7 +140,7 @@ on_term() {
   end_timer
   [ -z "$busy" ] || tell stop
   if [ -n "$child" ]; then
-    if [ -n "$pod" ]; then kill -TERM -1; else kill_tree TERM; fi
+    if [ -n "$pod" ] && [ $$ = 1 ]; then kill -TERM -1; else kill_tree TERM; fi
     every "$G" kill_tree KILL
     wait "$child"
     ended $?
@@ -229,7 +229,8 @@ if [ -n "$pod" ]; then ask hello "$(id -u)" "$(id -g)"; else ask hello; fi
 case $? in
   0) ;;
   3) note 'started before'; exit 125 ;;
-  *) note 'store refused'; exit 125 ;;
+  6) note "service failed $rest"; exit 125 ;;
+  *) note "store refused $rest"; exit 125 ;;
 esac
 """
 
@@ -403,7 +404,8 @@ class Receipt:
     """What main wrote of itself. ``steps`` = number of a step → exit code, of those that ended.
 
     ``sealed`` = the agent has confirmed that everything is in the store. ``started_before`` = this attempt
-    has been started once already, so nothing was run. ``store_refused`` = the agent could not keep the log.
+    has been started once already, so nothing was run. ``store_refused`` = the agent could not keep the log;
+    ``service_failed`` = a service did not get ready, so nothing was run; ``message`` = the agent's words on both.
     """
 
     steps: dict[int, int] = field(default_factory=dict)
@@ -412,6 +414,8 @@ class Receipt:
     agent_lost: bool = False
     started_before: bool = False
     store_refused: bool = False
+    service_failed: bool = False
+    message: str = ""
     sealed: bool = False
 
 
@@ -422,6 +426,8 @@ _TIMEOUT = re.compile(r"timeout ([0-9]{1,6})")
 def parse_receipt(text: str) -> Receipt:
     """The receipt in any text; words that are not whole or not known are passed over."""
     words = text.split(";")[:-1]
+    refused = _said(words, "store refused")
+    failed = _said(words, "service failed")
     steps = [match for word in words if (match := _STEP.fullmatch(word))]
     timeouts = [match for word in words if (match := _TIMEOUT.fullmatch(word))]
     return Receipt(
@@ -430,6 +436,13 @@ def parse_receipt(text: str) -> Receipt:
         term="term" in words,
         agent_lost="agent lost" in words,
         started_before="started before" in words,
-        store_refused="store refused" in words,
+        store_refused=refused is not None,
+        service_failed=failed is not None,
+        message=refused or failed or "",
         sealed=words[-1:] == ["sealed"],
     )
+
+
+def _said(words: list[str], what: str) -> str | None:
+    """What follows ``what`` in its word; None where there is no such word."""
+    return next((word[len(what) :].strip() for word in words if f"{word} ".startswith(f"{what} ")), None)

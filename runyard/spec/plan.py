@@ -220,6 +220,8 @@ class RunPlan(Model):
     group: str = ""
     project: str = ""
     cache_group: str = ""
+    cache_fallback: str = ""  # restored from where the own group has nothing
+    cache_read_only: bool = False
     environment: Environment = {}  # of the run; outranked by the task's
     static_environment: dict[str, str] = {}  # fixed for the commit; a restart keeps it
     annotations: dict[str, str] = {}

@@ -39,6 +39,8 @@ class Planner:
             group=request.group or head.group,
             project=request.project,
             cache_group=request.cache_group or head.cache_group or request.project,
+            cache_fallback=request.cache_fallback,
+            cache_read_only=request.cache_read_only,
             environment={**head.environment, **self._overrides()},
             static_environment=request.static_environment,
             annotations=request.annotations,

@@ -37,6 +37,8 @@ class RunRequest(Input):
     group: str = ""
     project: str = ""
     cache_group: str = ""
+    cache_fallback: str = ""  # a group to restore from what its own does not have
+    cache_read_only: bool = False  # restores only: for runs of what nobody has looked at yet
     executor: str = "local"
     owner: str = ""
     priority: int = Field(default=3, ge=1, le=5)

@@ -33,6 +33,8 @@ class Stage:
         for path in (self.dir, self.home):
             path.mkdir(parents=True)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.agent_as: int | None = None  # the uid and gid of each, where not ours
+        self.main_as: int | None = None
 
     def prepare(self, *steps: Step, task: Mapping[str, Any] | None = None, **assignment: Any) -> TaskPlan:
         plan = TaskPlan(id="id", name="stage", containers=[], steps=list(steps), **(task or {}))
@@ -45,17 +47,22 @@ class Stage:
     def start_agent(self, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         words = [self.python, "-I", "-S", compiled_agent(self.python)]
         places = {"RUNYARD_DIR": str(self.dir), "RUNYARD_ASSIGNMENT": str(self.folder / "assignment.json")}
-        return self._start(words, {**_base(), "HOME": str(self.home), **(environ or {}), **places}, "agent.log")
+        environ = {**_base(), "HOME": str(self.home), **(environ or {}), **places}
+        return self._start(words, environ, "agent.log", user=self.agent_as)
 
     def start_main(self, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         words = [*self.shell, str(self.folder / "script")]
         places = {"RUNYARD_DIR": str(self.dir), "RUNYARD_RECEIPT": str(self.folder / "receipt")}
-        return self._start(words, {**_base(), "HOME": str(self.home), **places, **(environ or {})}, "main.log")
+        environ = {**_base(), "HOME": str(self.home), **places, **(environ or {})}
+        return self._start(words, environ, "main.log", user=self.main_as)
 
-    def _start(self, words: list[str], environ: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, words: list[str], environ: dict[str, str], log: str, *, user: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        other = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         with open(self.folder / log, "ab") as output:
             process = subprocess.Popen(
-                words, env=environ, cwd=self.folder, stdout=output, stderr=output, start_new_session=True
+                words, env=environ, cwd=self.folder, stdout=output, stderr=output, start_new_session=True, **other
             )
         self.processes.append(process)
         return process
@@ -122,6 +129,7 @@ def below(folder: Path) -> dict[int, str]:
 def compiled_agent(python: str) -> str:
     """The agent as that Python's byte code: compiling it takes longer than most of these tasks."""
     path = Path(tempfile.mkdtemp(prefix="runyard-agent-")) / "agent.pyc"
+    path.parent.chmod(0o755)  # agents of other users read it too
     program = "import py_compile, sys; py_compile.compile(sys.argv[1], cfile=sys.argv[2], doraise=True)"
     subprocess.run([python, "-I", "-c", program, runyard.agent.__file__, str(path)], check=True)
     atexit.register(shutil.rmtree, path.parent, ignore_errors=True)

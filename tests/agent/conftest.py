@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from agent_stage import SHELLS, Stage, old_python
+from minio_for_agent import MinioServer, find_minio
 
 
 @pytest.fixture
@@ -33,3 +34,28 @@ def old_stage(tmp_path: Path) -> Iterator[Stage]:
     made = Stage(tmp_path / "stage", SHELLS[0], python)
     yield made
     made.end()
+
+
+@pytest.fixture(scope="session")
+def one_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
+    """One server for all tests, which some of them kill and start again."""
+    program = find_minio()
+    if program is None:
+        pytest.skip("there is no MinIO here: set RUNYARD_MINIO to its program")
+    server = MinioServer(program, tmp_path_factory.mktemp("minio") / "server")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def minio(one_minio: MinioServer) -> Iterator[MinioServer]:
+    """That server, running."""
+    yield one_minio
+    if one_minio.process.poll() is not None:
+        one_minio.start()
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    """A prefix in the bucket for this test alone."""
+    return f"logs/{tmp_path.name}/data/1/"

@@ -444,6 +444,7 @@ def test_workspace_of_two_layers(stage: Stage) -> None:
         "size": first[0].size,
         "sha256": first[0].sha256,
         "files": 6,
+        "checked": False,
     }
     second_stage = Stage(stage.folder / "second", stage.shell, stage.python)
     second = saved(second_stage, Content(paths=["**"]), command="mkdir bin; echo 2 >bin/b; rm -f nothing")

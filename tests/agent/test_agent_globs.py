@@ -117,7 +117,11 @@ def test_key_that_cannot_be(key: str) -> None:
 
 
 def test_key_of_200_characters() -> None:
-    assert render_key("é" * 200, lambda *_: "") == "é" * 200
+    for key in ("k" * 200, "é" * 33 + "ab", "/" * 66 + "ab", "..", "/"):  # escaped, that is 200 at most
+        assert render_key(key, lambda *_: "") == key
+    for key in ("", "k" * 201, "é" * 33 + "abc", "/" * 67):
+        with pytest.raises(Failure, match="1 to 200 characters"):
+            render_key(key, lambda *_: "")
 
 
 def test_missing_file_is_told_apart() -> None:

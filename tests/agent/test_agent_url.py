@@ -2,6 +2,7 @@
 
 import email.parser
 import email.policy
+import hashlib
 import json
 import socket
 import threading
@@ -21,15 +22,16 @@ Fault = Callable[["Handler", str], bool]
 
 
 class Bucket(ThreadingHTTPServer):
-    """Takes POST forms under the policy `pass`, gives GET. ``fault`` may do something else with a request."""
+    """Takes POST forms under the policy `pass`, a claim by PUT, and GET. ``fault`` may do something else."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, bytes] = {}
-        self.conditional = True
+        self.lies = 0  # answers with a wrong ETag that are still to be given
         self.fault: Fault = lambda handler, key: False
+        self.fault_after: Fault = lambda handler, key: False  # once it has been written
         self.requests = 0
 
     @property
@@ -53,11 +55,26 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fields.get("policy") != b"pass" or not key.startswith("pre/"):
             self.answer(403, b"<Code>AccessDenied</Code>")
-        elif self.server.conditional and self.headers["If-None-Match"] == "*" and key in self.server.objects:
-            self.answer(412, b"<Code>PreconditionFailed</Code>")
         else:
             self.server.objects[key] = fields["file"]
-            self.answer(204, b"")
+            self.answer(204, b"", etag_of(b"else" if self.server.lies > 0 else fields["file"]))
+            self.server.lies -= 1
+
+    def do_PUT(self) -> None:
+        key = self.path.lstrip("/").partition("?")[0]
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        there = self.server.objects.get(key)
+        if self.server.fault(self, key):
+            return
+        absent, same = self.headers["If-None-Match"] == "*", self.headers["If-Match"]
+        if not self.path.endswith("?signature=x"):
+            self.answer(403, b"<Code>SignatureDoesNotMatch</Code>")
+        elif absent == (there is not None) or (same and (there is None or etag_of(there) != same)):
+            self.answer(412, b"<Code>PreconditionFailed</Code>")
+        else:
+            self.server.objects[key] = data
+            if not self.server.fault_after(self, key):
+                self.answer(200, b"", etag_of(data))
 
     def do_GET(self) -> None:
         key = self.path.lstrip("/").partition("?")[0]
@@ -65,14 +82,20 @@ class Handler(BaseHTTPRequestHandler):
             found = self.server.objects.get(key)
             self.answer(404, b"NoSuchKey") if found is None else self.answer(200, found)
 
-    def answer(self, status: int, body: bytes) -> None:
+    def answer(self, status: int, body: bytes, etag: str = "") -> None:
         self.send_response(status)
+        if etag:
+            self.send_header("ETag", etag)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_request(self, *args: object) -> None:
         """Quiet."""
+
+
+def etag_of(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 def form(content_type: str, body: bytes) -> dict[str, bytes]:
@@ -102,7 +125,12 @@ def bucket() -> Iterator[Bucket]:
 
 
 def target(bucket: Bucket) -> UrlTarget:
-    return UrlTarget(url=f"{bucket.address}/bucket", prefix="pre/1/", fields={"policy": "pass"})
+    return UrlTarget(
+        url=f"{bucket.address}/bucket",
+        prefix="pre/1/",
+        fields={"policy": "pass"},
+        claim=f"{bucket.address}/pre/1/started?signature=x",
+    )
 
 
 def log_of(bucket: Bucket, step: int) -> bytes:
@@ -131,11 +159,57 @@ def test_whole_task(stage: Stage, bucket: Bucket) -> None:
 
 
 @pytest.mark.promise(2)
-def test_attempt_is_started_once_where_the_store_heeds_the_condition(stage: Stage, bucket: Bucket) -> None:
+def test_attempt_is_started_once(stage: Stage, bucket: Bucket) -> None:
     bucket.objects["pre/1/started"] = b"{}"
     assert stage.play(RunStep(command="echo ran >../ran"), logs=target(bucket)) == 125
     assert stage.receipt.started_before
     assert not (stage.home / "ran").exists()
+
+
+@pytest.mark.promise(2)
+def test_no_claim_no_start(stage: Stage, bucket: Bucket) -> None:
+    """Without it nothing would keep two pods of one attempt apart."""
+    words = target(bucket).model_copy(update={"claim": ""})
+    assert stage.play(RunStep(command="echo ran >../ran"), logs=words) == 125
+    assert stage.receipt.store_refused
+    assert "only once" in stage.receipt.message
+
+
+@pytest.mark.promise(9)
+def test_claim_whose_answer_is_lost_is_still_ours(stage: Stage, bucket: Bucket) -> None:
+    """It is written, and asked for again: what is there is our own, so the steps run."""
+    bucket.fault_after = _times(1, _cut_before)
+    assert stage.play(RunStep(command="echo ran"), logs=target(bucket)) == 0
+    assert log_of(bucket, 0) == b"ran\n"
+
+
+@pytest.mark.promise(2)
+def test_claim_that_was_lost_to_another_while_we_did_not_know(stage: Stage, bucket: Bucket) -> None:
+    """Our first try got no answer since the store was away; meanwhile another has it."""
+
+    def fault(handler: Handler, key: str) -> bool:
+        bucket.objects["pre/1/started"] = b"another's"
+        return _busy(handler, key)
+
+    bucket.fault = _times(1, fault)
+    assert stage.play(RunStep(command="echo ran >../ran"), logs=target(bucket)) == 125
+    assert stage.receipt.started_before
+    assert bucket.objects["pre/1/started"] == b"another's"
+
+
+def test_store_that_keeps_something_else_once_gets_it_again(stage: Stage, bucket: Bucket) -> None:
+    bucket.lies = 1
+    assert stage.play(RunStep(command="echo a"), logs=target(bucket)) == 0
+    assert "something else" in stage.words("agent.log")
+
+
+def test_store_whose_etags_are_no_digests(stage: Stage, bucket: Bucket) -> None:
+    """As with encryption by a key of the user's: two in a row, and nothing is compared any more."""
+    bucket.lies = 1000
+    steps = [RunStep(command="echo a"), RunStep(command="echo b"), SaveToWorkspaceStep(contents=[Content()])]
+    assert stage.play(*steps, logs=target(bucket), archives=target(bucket)) == 0
+    assert stage.words("agent.log").count("something else") == 2  # one for each of the two targets
+    assert [archive.checked for archive in manifest_of(bucket).archives] == [False]
 
 
 def _times(number: int, fault: Fault) -> Fault:
@@ -164,7 +238,6 @@ def _cut_in_the_answer(handler: Handler, key: str) -> bool:
 def test_store_fails_for_a_while(stage: Stage, bucket: Bucket, fault: Fault) -> None:
     """Every third request, from the first to the manifest."""
     count = iter(range(10_000))
-    bucket.conditional = False
     bucket.fault = lambda handler, key: next(count) % 3 != 2 and fault(handler, key)
     steps = [RunStep(command="echo a; head -c 5000000 /dev/zero; echo b"), RunStep(command="echo c")]
     assert stage.play(*steps, logs=target(bucket)) == 0
@@ -192,9 +265,10 @@ def test_store_that_stalls_stops_the_step(stage: Stage, bucket: Bucket) -> None:
 
 
 def test_store_that_refuses_everything(stage: Stage, bucket: Bucket) -> None:
-    refused = UrlTarget(url=bucket.address, prefix="pre/1/", fields={"policy": "expired"})
+    refused = target(bucket).model_copy(update={"claim": f"{bucket.address}/pre/1/started?signature=expired"})
     assert stage.play(RunStep(command="echo ran >../ran"), logs=refused) == 125
     assert stage.receipt.store_refused
+    assert "403" in stage.receipt.message
     assert "403" in stage.words("agent.log")
     assert not (stage.home / "ran").exists()
 

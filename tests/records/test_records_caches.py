@@ -71,4 +71,4 @@ async def test_a_removal_that_is_cut_is_done_by_the_next(new_store: object) -> N
     async def check(store: ObjectStore) -> None:
         assert await list_caches(store, "g") == []
 
-    assert await every_cut(make, remove, check) == 6
+    assert await every_cut(make, remove, check) == 10
