@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from lab import lab, release_lab
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from yard import Yard, temporal_program, working
@@ -15,6 +16,12 @@ from runyard.settings import Settings
 from runyard.store.posix import PosixStore
 from runyard.temporal import DYNAMIC_CONFIG, data_converter
 from workers.serve import require_search_attributes
+
+__all__ = ["lab"]  # a fixture that lives beside what it gives
+
+
+def pytest_sessionfinish() -> None:
+    release_lab()
 
 
 @pytest_asyncio.fixture(scope="session")
