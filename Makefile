@@ -2,7 +2,11 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test soak check format bench docs constraints clean
+.PHONY: help run test soak check format bench docs constraints lab lab-build lab-down clean
+
+# Programs and images of the lab, which take minutes to make and are kept (see deploy/lab/README.md).
+RUNYARD_LAB ?= $(HOME)/.cache/runyard-lab
+export RUNYARD_LAB
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +21,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; 
 	echo 'no Python 3.11 or later with venv was found; name one: make PYTHON=/path/to/python3.13' >&2; exit 1
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python && $(BIN)/python -c '' 2>/dev/null || { \
@@ -42,10 +46,20 @@ check: $(STAMP) ## format, lint, types, arrows between the rooms, shell, generat
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict deploy/lab/*.py
 	$(BIN)/lint-imports
 	@command -v shellcheck >/dev/null || { echo 'shellcheck is missing; it is a package of most systems' >&2; exit 1; }
 	shellcheck .ci/run $$(git ls-files '*.sh')
 	$(BIN)/python docs/generate.py --check
+
+lab: $(STAMP) lab-build ## a real Kubernetes node and MinIO on this machine (Linux, root), with our images
+	@$(BIN)/python deploy/lab up && $(BIN)/python deploy/lab images
+
+lab-build: $(STAMP) ## the lab's programs and images, where they are not there; 15 minutes from nothing, once
+	@$(BIN)/python deploy/lab build --install
+
+lab-down: $(STAMP) ## stop the lab and remove all but its programs and images
+	@$(BIN)/python deploy/lab down
 
 format: $(STAMP) ## bring the code into form
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from lab import lab, release_lab
 from minio_server import minio, own_minio  # noqa: F401 - fixtures of all rooms
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
@@ -16,6 +17,12 @@ from runyard.settings import Settings
 from runyard.store.posix import PosixStore
 from runyard.temporal import DYNAMIC_CONFIG, data_converter
 from workers.serve import require_search_attributes
+
+__all__ = ["lab"]  # a fixture that lives beside what it gives
+
+
+def pytest_sessionfinish() -> None:
+    release_lab()
 
 
 @pytest_asyncio.fixture(scope="session")

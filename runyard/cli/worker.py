@@ -20,23 +20,31 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--runs/--no-runs", default=True, show_default=True, help="Serve the queue of the runs themselves.")
+@click.option("--runs/--no-runs", default=None, help="Serve the queue of the runs themselves, or do not.")
 @click.option(
     "--executor", "--queue", "executors", multiple=True, help="Serve the queue of this executor. May be repeated."
 )
 @options.connection
 def worker(
-    *, runs: bool, executors: tuple[str, ...], address: str | None, namespace: str | None, state: Path | None
+    *,
+    runs: bool | None,
+    executors: tuple[str, ...],
+    address: str | None,
+    namespace: str | None,
+    state: Path | None,
 ) -> int:
     """Serve until SIGTERM or Ctrl-C; then let go of what runs, which other workers adopt.
 
-    Without options: runs, and the executor of the settings.
+    Without options: runs, and the executor of the settings. `--runs` alone: runs and no executor.
     """
     require_ours()
     to_stderr()
     settings = options.load_settings(state=state)
-    names = [name.removeprefix("runyard-") for name in executors] or [settings.executor]
-    return asyncio.run(_serve(settings, runs=runs, executors=names, address=address, namespace=namespace))
+    names = [name.removeprefix("runyard-") for name in executors]
+    if not names and not runs:
+        names = [settings.executor]
+    serving = _serve(settings, runs=runs is not False, executors=names, address=address, namespace=namespace)
+    return asyncio.run(serving)
 
 
 async def _serve(
