@@ -189,11 +189,12 @@ class TaskActivities:
             await asyncio.wait({follow, running}, timeout=max(0.1, left_s), return_when="FIRST_COMPLETED")
             if follow.done() or pulse.running.is_set():
                 return await follow
+            news = pulse.messages[-1] if pulse.messages else "no news"  # what it waited for, before our own words
             await self._executor.stop(pod, grace_s=0)
             ended = await follow
             if ended.exit_code == 0:  # it began and ended in the very last moment
                 return ended
-            message = f"not running after {limit_s:g} s: {pulse.messages[-1] if pulse.messages else 'no news'}"
+            message = f"not running after {limit_s:g} s: {news}"
             return dataclasses.replace(ended, gone=False, reason=Reason.TIMEOUT_PENDING, message=message)
         finally:
             running.cancel()

@@ -244,7 +244,7 @@ class Driver:
         record, retry = self.record, self.node.retry or Retry()
         if record.stop is not None:
             return False
-        if not end.began and end.reason.infra and record.restarts < FREE_RESTARTS:
+        if not end.began and _may_mend(end.reason) and record.restarts < FREE_RESTARTS:
             record.restarts += 1
             delay = 2.0 ** (record.restarts - 1)
         elif record.retries < retry.limit and _wanted(retry, end):
@@ -308,6 +308,11 @@ class Driver:
 
     def _now_ms(self) -> int:
         return self.run.board.clock.ms(workflow.now())
+
+
+def _may_mend(reason: Reason) -> bool:
+    """Whether the same pod, made anew, may fare better. The kubelet has tried an image again and again already."""
+    return reason.infra and reason is not Reason.IMAGE_PULL
 
 
 def _wanted(retry: Retry, end: TaskEnd) -> bool:
