@@ -7,11 +7,14 @@ from pydantic import ValidationError
 from temporalio import activity
 
 from activities.failures import translate
+from activities.restart import ask_temporal, keep
 from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
 from runyard.errors import InvalidRequest
+from runyard.records.earlier import StoredRequest, find_earlier, write_request
 from runyard.records.runs import write_plan, write_result
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.plan import Plan
+from runyard.spec.restart import merge
 from runyard.spec.run import RunRequest
 from runyard.store.base import ObjectStore
 
@@ -32,11 +35,7 @@ class RunActivities:
     @translate
     async def prepare_run(self, prepare: PrepareRun) -> PreparedRun:
         """Validate, plan, store the plan. Raises InvalidRequest, InvalidRunFile (every problem at once)."""
-        request = _parse(prepare)
-        # a thread, since compiling 10,000 tasks takes seconds and other activities' heartbeats share this loop
-        plan = await asyncio.to_thread(
-            compile_run, request, run_id=prepare.run_id, execution_id=prepare.execution_id
-        )
+        request, plan = await self._plan(prepare)
         index = await write_plan(self._store, plan)
         run = plan.run
         return PreparedRun(
@@ -53,10 +52,30 @@ class RunActivities:
             hold_failed=run.hold_failed,
             history_events=HISTORY_EVENTS,
             history_bytes=HISTORY_BYTES,
+            restart_of=run.restart_of,
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
             nothing=_why_nothing(request, plan),
         )
+
+    async def _plan(self, prepare: PrepareRun) -> tuple[RunRequest, Plan]:
+        """The request, with what a restart takes over, and its plan. The request is in the store then."""
+        request, earlier = _parse(prepare), None
+        whole = request
+        if request.restart is not None:
+            if request.restart.run == prepare.run_id:
+                raise InvalidRequest("a run cannot be a restart of itself", remedy="Give it another id.")
+            earlier = await find_earlier(self._store, request.restart.run, ask=ask_temporal)
+            whole = merge(request, earlier)
+        # a thread, since compiling 10,000 tasks takes seconds and other activities' heartbeats share this loop
+        plan = await asyncio.to_thread(
+            compile_run, whole, run_id=prepare.run_id, execution_id=prepare.execution_id
+        )
+        if earlier is not None:
+            return whole, await keep(self._store, plan, request, whole, earlier)
+        stored = StoredRequest(execution_id=prepare.execution_id, request=whole)
+        await write_request(self._store, prepare.run_id, stored)
+        return whole, plan
 
     @activity.defn(name=RECORD_RUN)
     @translate
@@ -84,6 +103,8 @@ def _sentence(error: object) -> str:
     if error["type"] == "extra_forbidden":
         near = get_close_matches(where, list(RunRequest.model_fields), n=1)
         return f"the request has no field `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    if error["type"] == "no_file":
+        return str(error["msg"])
     if error["type"] == "missing":
         return f"the request needs the field `{where}`"
     return f"the request's `{where}`: {error['msg']}"

@@ -471,7 +471,8 @@ class RunWorkflow:
         self._details_due, self._details_at = False, now
         board = self.board
         shown = dict.fromkeys([*board.failed[:20], *list(self._drivers)[:100], *board.finished])
-        workflow.set_current_details(current_details(board.view(workflow.now(), tasks=list(shown))))
+        view = board.view(workflow.now(), tasks=list(shown))
+        workflow.set_current_details(current_details(view, namespace=workflow.info().namespace))
 
     async def _refresh_soon(self) -> None:
         await workflow.sleep(timedelta(seconds=1), summary="rebuild the details")

@@ -92,6 +92,15 @@ def view_task(
     node: GraphTask, record: TaskRecord | None, clock: Clock, *, outcome: Outcome | None, why: str
 ) -> TaskView:
     """One task as others see it."""
+    if node.kept is not None:
+        return TaskView(
+            name=node.name,
+            status="success",
+            id=node.id,
+            attempt=node.kept.attempt,
+            kept_from=node.kept.run,
+            ignore_failure=node.ignore_failure,
+        )
     if record is None:
         status: TaskStatus = outcome or "waiting"
         reason = None

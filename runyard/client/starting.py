@@ -44,6 +44,7 @@ def details(run_id: str, request: RunRequest, *, name: str) -> str:
     source = request.source
     facts = {
         "run": f"`{name}` of `{request.file_name}`",
+        "restart of": _code(request.restart.run if request.restart else ""),
         "source": _code(source.url),
         "commit": _code(source.commit[:40]),
         "branch": _code(source.branch),

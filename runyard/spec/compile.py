@@ -67,6 +67,8 @@ def graph_task(task: TaskPlan, at: tuple[int, int]) -> GraphTask:
         image=task.containers[0].image if task.containers else "",
         outputs_of=outputs_of(task),
         queue_s=task.timeouts.queue_s,
+        id=task.id if task.kept else "",
+        kept=task.kept,
         keep_failed_for_s=task.keep_failed_for_s,
         at=at,
     )

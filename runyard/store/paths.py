@@ -1,6 +1,7 @@
 """The layout of the store, in one place.
 
     runs/<run id>/plan.jsonl        first line RunPlan, then one TaskPlan a line, parents first
+    runs/<run id>/request.json      StoredRequest: what a restart starts from; written before the plan
     runs/<run id>/result.json       RunView at the end
     logs/<task id>/runs/<run id>    runid object: this run refers to that task's logs
     logs/<task id>/data/<attempt>/  started           written by the agent before the first step, once
@@ -30,6 +31,10 @@ def run(run_id: str) -> str:
 
 def plan(run_id: str) -> str:
     return f"{run(run_id)}plan.jsonl"
+
+
+def request(run_id: str) -> str:
+    return f"{run(run_id)}request.json"
 
 
 def result(run_id: str) -> str:
