@@ -1,33 +1,37 @@
-"""What `prepare_run` does for a restart: find the earlier run, choose what is kept, refer to it.
+"""What `prepare_run` does for a restart: choose what is kept, and refer to it.
 
-The order is what protects shared data. The request says first which tasks may be referred to; then come the
-runid objects, each failure of which is raised and tried again; then a look whether the data is there, since a
-cleanup may have been faster; and the plan, which makes the run visible, last. After the second step no cleanup
-removes the data (`write_runids` knows the other side of that), so what the third one sees holds.
+The order is what protects shared data. For each task that might be kept its runid object comes first, each failure
+of which is raised and tried again; then a look for a cleanup's tombstone, and whether the data is there and whole;
+and when all have been asked, the plan, which makes the run visible. Either the cleanup sees the runid object and
+leaves the data, or we see the tombstone and the task runs again.
 
-A try that follows one that was cut short finds the same earlier run and begins with the same candidates. Data that
-is gone never comes back, so it can only keep less, and it writes the whole plan anew. Nobody has seen the other
-one: the workflow learns of a plan by this activity's answer alone.
+A try after one that was cut short begins with the same candidates, since an ended run does not change. Data
+that is gone never comes back, so it can only keep less, and it writes the whole plan anew. Nobody has seen the
+other plan: the workflow learns of one by this activity's answer alone. Runid objects of tasks that are not kept
+after all stay: the other try may still be at work, and what it was told must stay true. The cleanup takes them
+with the run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Final
 
 from temporalio import activity
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from runyard.errors import Corrupt, ServerUnavailable
+from activities.faults import Fault
+from runyard.errors import Corrupt, NotFound, ServerUnavailable
 from runyard.records.bounded import for_each
-from runyard.records.earlier import State, StoredRequest, write_request
+from runyard.records.earlier import State
 from runyard.records.logs import Seal, load_seal
-from runyard.records.runs import write_runids
 from runyard.spec.plan import Plan, TaskPlan
 from runyard.spec.restart import Choice, Earlier, choose, keeps_nothing, nothing_kept
 from runyard.spec.run import RunRequest
 from runyard.store import paths
 from runyard.store.base import ObjectStore
 
-_AT_ONCE = 64
+_AT_ONCE: Final = 64
+_GIVEN_UP: Final = "its data is being removed by the cleanup"
 
 
 async def ask_temporal(run_id: str) -> State:
@@ -43,51 +47,63 @@ async def ask_temporal(run_id: str) -> State:
     return "open" if status is WorkflowExecutionStatus.RUNNING else "closed"
 
 
-async def keep(store: ObjectStore, plan: Plan, request: RunRequest, merged: RunRequest, earlier: Earlier) -> Plan:
-    """The plan with what is kept in it; the request and the runid objects are in the store then."""
-    assert request.restart is not None
-    environments = (earlier.request.environment, merged.environment)
-    tasks = request.restart.tasks
+async def keep(
+    store: ObjectStore,
+    plan: Plan,
+    request: RunRequest,
+    whole: RunRequest,
+    earlier: Earlier,
+    *,
+    fault: Fault,
+) -> Plan:
+    """The plan with what is kept in it, to which the run refers then. ``whole``: with what it takes over.
+
+    Raises InvalidRequest for tasks that the plan does not have, and what the store raises.
+    """
+    restart = request.restart
+    assert restart is not None
 
     def chosen(missing: Mapping[str, str]) -> Choice:
-        return choose(plan, earlier, environments=environments, tasks=tasks, missing=missing)
+        environments = (earlier.request.environment, whole.environment)
+        return choose(plan, earlier, environments=environments, tasks=restart.tasks, missing=missing)
 
-    first = nothing_kept(plan) if keeps_nothing(request, earlier) else chosen({})
-    candidates = list(first.kept.values())
-    await _say(store, plan, merged, candidates)
-    await write_runids(
-        store,
-        plan.run.run_id,
-        logs=[task.id for task in candidates],
-        archives=[task.id for task in candidates if _saves(task)],
-    )
-    missing = await _look(store, candidates)
-    if not missing:
-        return first.apply(plan)
-    final = chosen(missing)
-    await _release(store, plan.run.run_id, [task for task in candidates if task.name not in final.kept])
-    return final.apply(plan)
+    if keeps_nothing(request, earlier):
+        return nothing_kept(plan).apply(plan)
+    first = chosen({})
+
+    async def claim(task: TaskPlan) -> str:
+        why = await _claim(store, plan.run.run_id, task)
+        fault("prepare.claimed")
+        return why
+
+    whys = await for_each(list(first.kept.values()), claim, limit=_AT_ONCE)
+    missing = {name: why for name, why in zip(first.kept, whys, strict=True) if why}
+    return (chosen(missing) if missing else first).apply(plan)
 
 
-async def _say(store: ObjectStore, plan: Plan, merged: RunRequest, candidates: Sequence[TaskPlan]) -> None:
-    stored = StoredRequest(
-        execution_id=plan.run.execution_id, request=merged, referred=[task.id for task in candidates]
-    )
-    await write_request(store, plan.run.run_id, stored)
+async def _claim(store: ObjectStore, run_id: str, task: TaskPlan) -> str:
+    """Refer to a task's data. Why it cannot be kept after all; "" = it is there, and stays."""
+    items = [paths.log_item(task.id)]
+    if any(step.type == "save_to_workspace" and not step.skip for step in task.steps):
+        items.append(paths.archive_item(task.id))
+    for item in items:
+        await store.put(paths.runid(item, run_id), b"")
+    for item in items:
+        if await _exists(store, paths.tombstone(item)):
+            return _GIVEN_UP
+    return await _missing(store, task)
 
 
-async def _look(store: ObjectStore, candidates: Sequence[TaskPlan]) -> dict[str, str]:
-    """What is not there, in words, by the name of the task."""
-
-    async def one(task: TaskPlan) -> str:
-        return await _missing(store, task)
-
-    found = await for_each(candidates, one, limit=_AT_ONCE)
-    return {task.name: why for task, why in zip(candidates, found, strict=True) if why}
+async def _exists(store: ObjectStore, key: str) -> bool:
+    try:
+        await store.stat(key)
+    except NotFound:
+        return False
+    return True
 
 
 async def _missing(store: ObjectStore, task: TaskPlan) -> str:
-    """Sealed and with its archives, by their sizes: they were verified when they were sealed."""
+    """What of a task's data is not there. Archives are not read: they were verified when the log was sealed."""
     assert task.kept is not None
     try:
         seal = await load_seal(store, task.id, task.kept.attempt)
@@ -109,14 +125,3 @@ async def _missing_archive(store: ObjectStore, task: TaskPlan, seal: Seal) -> st
         if there[archive.file] != archive.size:
             return f"its archive {archive.file} has another size than what was saved"
     return ""
-
-
-async def _release(store: ObjectStore, run_id: str, tasks: Sequence[TaskPlan]) -> None:
-    """Take back the runid objects of tasks that run again, under ids of their own."""
-    keys = [paths.log_runid(task.id, run_id) for task in tasks]
-    keys += [paths.archive_runid(task.id, run_id) for task in tasks]
-    await for_each(keys, store.delete, limit=_AT_ONCE)
-
-
-def _saves(task: TaskPlan) -> bool:
-    return any(step.type == "save_to_workspace" and not step.skip for step in task.steps)

@@ -7,11 +7,13 @@ from pydantic import ValidationError
 from temporalio import activity
 
 from activities.failures import translate
+from activities.faults import Fault, no_fault
+from activities.pulse import Pulse
 from activities.restart import ask_temporal, keep
 from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
 from runyard.errors import InvalidRequest
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
-from runyard.records.runs import write_plan, write_result
+from runyard.records.runs import PlanIndex, write_plan, write_result
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.plan import Plan
 from runyard.spec.restart import merge
@@ -28,15 +30,17 @@ workflow is told, so that the number can change without breaking the replay of r
 class RunActivities:
     """They need the store only, so that any worker on the queue `runyard` can serve them."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, fault: Fault = no_fault) -> None:
         self._store = store
+        self._fault = fault
 
     @activity.defn(name=PREPARE_RUN)
     @translate
     async def prepare_run(self, prepare: PrepareRun) -> PreparedRun:
         """Validate, plan, store the plan. Raises InvalidRequest, InvalidRunFile (every problem at once)."""
-        request, plan = await self._plan(prepare)
-        index = await write_plan(self._store, plan)
+        async with Pulse():
+            request, plan = await self._plan(prepare)
+            index = await self._store_plan(request, plan)
         run = plan.run
         return PreparedRun(
             name=run.name,
@@ -59,7 +63,7 @@ class RunActivities:
         )
 
     async def _plan(self, prepare: PrepareRun) -> tuple[RunRequest, Plan]:
-        """The request, with what a restart takes over, and its plan. The request is in the store then."""
+        """The request, with what a restart takes over, and its plan."""
         request, earlier = _parse(prepare), None
         whole = request
         if request.restart is not None:
@@ -72,10 +76,17 @@ class RunActivities:
             compile_run, whole, run_id=prepare.run_id, execution_id=prepare.execution_id
         )
         if earlier is not None:
-            return whole, await keep(self._store, plan, request, whole, earlier)
-        stored = StoredRequest(execution_id=prepare.execution_id, request=whole)
-        await write_request(self._store, prepare.run_id, stored)
+            plan = await keep(self._store, plan, request, whole, earlier, fault=self._fault)
         return whole, plan
+
+    async def _store_plan(self, request: RunRequest, plan: Plan) -> PlanIndex:
+        """The plan last: it is what makes the run visible."""
+        run = plan.run
+        await write_request(self._store, run.run_id, StoredRequest(execution_id=run.execution_id, request=request))
+        self._fault("prepare.requested")
+        index = await write_plan(self._store, plan)
+        self._fault("prepare.planned")
+        return index
 
     @activity.defn(name=RECORD_RUN)
     @translate

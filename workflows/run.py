@@ -53,6 +53,9 @@ BUSY = 20
 CALM = timedelta(seconds=3)
 """So long at most a run waits for short tasks before it continues as new."""
 
+PREPARE_HEARTBEAT = timedelta(seconds=10)
+"""A worker that dies while it reads a run file delays the run by so much."""
+
 DELETE_AT_ONCE = 50
 """So many pods at most are deleted by one activity."""
 
@@ -131,6 +134,7 @@ class RunWorkflow:
                 activity_id="prepare",
                 task_queue=RUNS_QUEUE,
                 start_to_close_timeout=timedelta(minutes=5),
+                heartbeat_timeout=PREPARE_HEARTBEAT,
                 retry_policy=INFRASTRUCTURE,
                 summary="read the run file",
             )

@@ -25,7 +25,7 @@ _LOOK_S: Final = 0.1
 def make_request(
     run_id: str, *, failed: bool, from_start: bool, tasks: Iterable[str], given: Mapping[str, object]
 ) -> RunRequest:
-    """The request, with only what is ``given`` (not None): the rest is the earlier run's. Raises InvalidRequest."""
+    """The request, with only what is ``given`` (not None): the rest is the earlier run's."""
     if failed and from_start:
         raise InvalidRequest("a restart is from what failed or from the start, not both")
     mode = {"mode": "start"} if from_start else {"mode": "failed"} if failed else {}

@@ -1,8 +1,7 @@
 """An earlier run as a restart needs it: what it was asked for, what it planned, how its tasks ended.
 
-The request is an object of its own beside the plan. It holds the run file, which no task needs, and it is written
-before the plan: where a run comes to no plan, it tells the cleanup which runid objects may be there all the same.
-No secret is in it, as none is in any request: run files and requests name them only.
+The request is an object of its own beside the plan, since no task needs the run file in it. No secret is in it,
+as none is in any request: run files and requests only name them.
 """
 
 import json
@@ -31,16 +30,12 @@ State = Literal["open", "closed", "unknown"]
 
 
 class StoredRequest(Model):
-    """What a run was asked for, a restart's with all that it takes over.
-
-    ``referred``: ids of the earlier runs' tasks whose runid objects this run may have written.
-    """
+    """What a run was asked for; a restart's with all that it takes over."""
 
     version: int = PLAN_VERSION
     made_by: str = __version__
     execution_id: str = ""
     request: RunRequest
-    referred: list[str] = []
 
 
 async def write_request(store: ObjectStore, run_id: str, stored: StoredRequest) -> None:
@@ -102,7 +97,7 @@ async def read_earlier(store: ObjectStore, run_id: str) -> Earlier:
     try:
         stored = await read_request(store, run_id)
     except NotFound as error:
-        raise _other_version(run_id, plan.run.made_by, "it kept no request") from error
+        raise _other_version(run_id, plan.run.made_by, "there is no request beside its plan") from error
     result = await _result(store, run_id, plan.run.execution_id)
     ends = (
         {task.name: TaskEnded(status=task.status, attempt=task.attempt) for task in result.tasks} if result else {}
