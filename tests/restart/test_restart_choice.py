@@ -273,6 +273,6 @@ def test_what_is_kept_fits_the_graph_and_nothing_before_it_runs(
         assert not ran & set(graph.ancestors(name)), "a kept task stands on what stood before"
     could = {name for name, outcome in outcomes.items() if outcome == "success"} - missing.keys()
     for name in could - kept.keys():
-        assert any(
-            parent in choice.again or parent in missing for parent in graph.ancestors(name)
-        ), "nothing runs again without a reason"
+        assert any(parent in choice.again or parent in missing for parent in graph.ancestors(name)), (
+            "nothing runs again without a reason"
+        )
