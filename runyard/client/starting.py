@@ -77,6 +77,7 @@ def memo(request: RunRequest, *, name: str, token: str) -> dict[str, str]:
         "executor": request.executor,
         "branch": source.branch or source.tag,
         "commit": source.commit,
+        "restart_of": request.restart.run if request.restart else "",
         "token": token,
     }
     return {key: value[:200] for key, value in facts.items() if value}
