@@ -11,6 +11,7 @@ from runyard.client.files import check, check_run_id
 from runyard.client.planned import Planned
 from runyard.errors import InvalidRequest, NotFound
 from runyard.records.earlier import State, find_earlier
+from runyard.spec.compile import check_variables
 from runyard.spec.plan import Plan
 from runyard.spec.restart import find_tasks, merge
 from runyard.spec.run import Restart, RunRequest
@@ -51,7 +52,9 @@ async def check_restart(yard: "Runyard", request: RunRequest) -> tuple[RunReques
             raise await yard.unknown_run(request.restart.run) from error
         raise
     whole = merge(request, earlier)
-    plan = await check(whole)
+    check_variables(whole)
+    # the same file gives the same tasks: to compile it here as well would cost a large run a third of its start
+    plan = await check(whole) if "file" in request.model_fields_set else earlier.plan
     find_tasks(plan, request.restart.tasks)
     return whole, plan
 

@@ -42,7 +42,7 @@ def compile_run(request: RunRequest, *, run_id: str, execution_id: str) -> Plan:
     Raises InvalidRunFile with every problem of the file, InvalidRequest where the request names a run or a
     task that the file does not have or sets a variable of an impossible name.
     """
-    _check_variables(request)
+    check_variables(request)
     if is_skipped(request.message):
         return Plan(run=RunPlan(run_id=run_id, name=request.run, executor=request.executor), tasks=[])
     commit = Commit.of(request)
@@ -92,7 +92,8 @@ def run_names(file: str | dict[str, JsonValue], *, name: str) -> list[str]:
     return [str(each) for each in found if isinstance(each, str)]
 
 
-def _check_variables(request: RunRequest) -> None:
+def check_variables(request: RunRequest) -> None:
+    """Raises InvalidRequest for a variable that cannot be."""
     for name, value in [*request.environment.items(), *request.static_environment.items()]:
         if not values.is_env_name(name):
             raise InvalidRequest(f"`{clip(name)}` cannot be the name of a variable")
