@@ -185,7 +185,10 @@ class Runyard:
             given["file"], given["file_name"] = await asyncio.to_thread(read_file, file)
         request = restarting.make_request(run, failed=failed, from_start=from_start, tasks=tasks, given=given)
         whole, plan = await restarting.check_restart(self, request)
-        return await self.submit(request, run_id=run_id, idempotency_key=idempotency_key, plan=plan, whole=whole)
+        key = (
+            f"restart of {run}: {idempotency_key}" if idempotency_key else None
+        )  # never the one it was started by
+        return await self.submit(request, run_id=run_id, idempotency_key=key, plan=plan, whole=whole)
 
     async def submit(
         self,

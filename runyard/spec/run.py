@@ -32,7 +32,7 @@ class Restart(Input):
     what to do. ``tasks`` run again in any case, with all that depends on them.
     """
 
-    run: str
+    run: str = Field(min_length=1)
     mode: Literal["failed", "start"] | None = None
     tasks: list[str] = []
 
