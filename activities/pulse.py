@@ -14,8 +14,8 @@ FIRST_S, EVERY_S = 1.0, 2.0
 class Pulse:
     """Beats while the block runs. An activity of less than a second never beats: that is one request less."""
 
-    def __init__(self, pod: str) -> None:
-        self._details: dict[str, str | int] = {"pod": pod}
+    def __init__(self, pod: str = "") -> None:
+        self._details: dict[str, str | int] = {"pod": pod} if pod else {}
         self._task: asyncio.Task[None] | None = None
         self.running = asyncio.Event()
         self.messages: list[str] = []

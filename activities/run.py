@@ -7,11 +7,16 @@ from pydantic import ValidationError
 from temporalio import activity
 
 from activities.failures import translate
+from activities.faults import Fault, no_fault
+from activities.pulse import Pulse
+from activities.restart import ask_temporal, keep
 from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
 from runyard.errors import InvalidRequest
-from runyard.records.runs import write_plan, write_result
+from runyard.records.earlier import StoredRequest, find_earlier, write_request
+from runyard.records.runs import PlanIndex, write_plan, write_result
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.plan import Plan
+from runyard.spec.restart import merge
 from runyard.spec.run import RunRequest
 from runyard.store.base import ObjectStore
 
@@ -25,19 +30,17 @@ workflow is told, so that the number can change without breaking the replay of r
 class RunActivities:
     """They need the store only, so that any worker on the queue `runyard` can serve them."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, fault: Fault = no_fault) -> None:
         self._store = store
+        self._fault = fault
 
     @activity.defn(name=PREPARE_RUN)
     @translate
     async def prepare_run(self, prepare: PrepareRun) -> PreparedRun:
         """Validate, plan, store the plan. Raises InvalidRequest, InvalidRunFile (every problem at once)."""
-        request = _parse(prepare)
-        # a thread, since compiling 10,000 tasks takes seconds and other activities' heartbeats share this loop
-        plan = await asyncio.to_thread(
-            compile_run, request, run_id=prepare.run_id, execution_id=prepare.execution_id
-        )
-        index = await write_plan(self._store, plan)
+        async with Pulse():
+            request, plan = await self._plan(prepare)
+            index = await self._store_plan(request, plan)
         run = plan.run
         return PreparedRun(
             name=run.name,
@@ -53,10 +56,37 @@ class RunActivities:
             hold_failed=run.hold_failed,
             history_events=HISTORY_EVENTS,
             history_bytes=HISTORY_BYTES,
+            restart_of=run.restart_of,
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
             nothing=_why_nothing(request, plan),
         )
+
+    async def _plan(self, prepare: PrepareRun) -> tuple[RunRequest, Plan]:
+        """The request, with what a restart takes over, and its plan."""
+        request, earlier = _parse(prepare), None
+        whole = request
+        if request.restart is not None:
+            if request.restart.run == prepare.run_id:
+                raise InvalidRequest("a run cannot be a restart of itself", remedy="Give it another id.")
+            earlier = await find_earlier(self._store, request.restart.run, ask=ask_temporal)
+            whole = merge(request, earlier)
+        # a thread, since compiling 10,000 tasks takes seconds and other activities' heartbeats share this loop
+        plan = await asyncio.to_thread(
+            compile_run, whole, run_id=prepare.run_id, execution_id=prepare.execution_id
+        )
+        if earlier is not None:
+            plan = await keep(self._store, plan, request, whole, earlier, fault=self._fault)
+        return whole, plan
+
+    async def _store_plan(self, request: RunRequest, plan: Plan) -> PlanIndex:
+        """The plan last: it is what makes the run visible."""
+        run = plan.run
+        await write_request(self._store, run.run_id, StoredRequest(execution_id=run.execution_id, request=request))
+        self._fault("prepare.requested")
+        index = await write_plan(self._store, plan)
+        self._fault("prepare.planned")
+        return index
 
     @activity.defn(name=RECORD_RUN)
     @translate
@@ -84,6 +114,8 @@ def _sentence(error: object) -> str:
     if error["type"] == "extra_forbidden":
         near = get_close_matches(where, list(RunRequest.model_fields), n=1)
         return f"the request has no field `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    if error["type"] == "no_file":
+        return str(error["msg"])
     if error["type"] == "missing":
         return f"the request needs the field `{where}`"
     return f"the request's `{where}`: {error['msg']}"

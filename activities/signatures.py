@@ -43,6 +43,7 @@ class PreparedRun(Model):
     history_bytes: int = 4 << 20
     header: int  # length in bytes of the RunPlan at the start of the stored plan
     tasks: list[GraphTask]
+    restart_of: str = ""  # the run that this one restarts
     nothing: str = ""  # why there is nothing to run, e.g. `[ci skip]`
 
 

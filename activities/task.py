@@ -7,7 +7,6 @@ arrow between two effects may be cut; `fault` is where tests cut them.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,6 +14,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.failures import failed_task, translate
+from activities.faults import Fault, no_fault
 from activities.launch import GRACE_S, build_launch, cache_group, pod_name
 from activities.pulse import Pulse
 from activities.signatures import (
@@ -47,10 +47,6 @@ CLOSED: Final = b"closed by a worker: nothing had begun\n"
 """What we write as an attempt's `started`, so that a pod which comes late runs no step."""
 
 
-def no_fault(point: str) -> None:
-    """Production's fault points: nothing happens."""
-
-
 class TaskActivities:
     """They need an executor and the store; one worker serves them on the executor's queue."""
 
@@ -60,7 +56,7 @@ class TaskActivities:
         executor: Executor,
         *,
         log_bytes: int = 1 << 30,
-        fault: Callable[[str], None] = no_fault,
+        fault: Fault = no_fault,
     ) -> None:
         self._store = store
         self._executor = executor

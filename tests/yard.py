@@ -11,7 +11,7 @@ from pathlib import Path
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities.task import no_fault
+from activities.faults import no_fault
 from runyard.executors.base import Executor
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
 from runyard.store.base import ObjectStore

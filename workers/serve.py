@@ -5,7 +5,7 @@ its own, so that a cluster, an architecture or a pool of GPUs is a queue.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
@@ -15,8 +15,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 
+from activities.faults import Fault, no_fault
 from activities.run import RunActivities
-from activities.task import TaskActivities, no_fault
+from activities.task import TaskActivities
 from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.executors.open import open_executor
@@ -69,11 +70,11 @@ def build_workers(
     *,
     runs: bool = True,
     log_bytes: int = 1 << 30,
-    fault: Callable[[str], None] = no_fault,
+    fault: Fault = no_fault,
     runner: WorkflowRunner = RUNNER,
 ) -> list[Worker]:
     """The Temporal workers, not started yet. ``fault`` and ``runner`` are for tests."""
-    workers = [_run_worker(client, store, runner)] if runs else []
+    workers = [_run_worker(client, store, runner, fault)] if runs else []
     for executor in executors:
         tasks = TaskActivities(store, executor, log_bytes=log_bytes, fault=fault)
         workers.append(
@@ -87,8 +88,8 @@ def build_workers(
     return workers
 
 
-def _run_worker(client: Client, store: ObjectStore, runner: WorkflowRunner) -> Worker:
-    run = RunActivities(store)
+def _run_worker(client: Client, store: ObjectStore, runner: WorkflowRunner, fault: Fault) -> Worker:
+    run = RunActivities(store, fault=fault)
     return Worker(
         client,
         task_queue=RUNS_QUEUE,

@@ -3,6 +3,7 @@
 The workflow (run.py) decides; this only knows, and can be shown, carried over and counted.
 """
 
+from collections import Counter
 from datetime import datetime
 
 from activities.signatures import PreparedRun, TaskAttempt
@@ -37,7 +38,8 @@ class Board:
         self.clock = Clock(created_at)
         self.prepared = prepared
         self.nodes: dict[str, GraphTask] = {node.name: node for node in prepared.tasks}
-        self.graph = graph or Graph(_graph_nodes(prepared), fail_fast=prepared.fail_fast)
+        self.graph = graph or _new_graph(prepared)
+        self.kept = dict(Counter(node.kept.run for node in prepared.tasks if node.kept))
         self.records: dict[str, TaskRecord] = {}
         self.deleting: dict[tuple[str, int], Deleting] = {}  # by task and attempt
         self.failed: list[str] = []  # in the order in which they failed
@@ -98,8 +100,9 @@ class Board:
         )
 
     def output_attempts(self, names: list[str]) -> dict[str, tuple[str, int]]:
-        """Task ids and attempts of those that have run."""
-        return {name: (self.id_of(name), self.records[name].attempt) for name in names if name in self.records}
+        """Task ids and attempts of those that have run, here or in the run from which they are kept."""
+        kept = {name: (node.id, node.kept.attempt) for name in names if (node := self.nodes[name]).kept}
+        return kept | {n: (self.id_of(n), self.records[n].attempt) for n in names if n in self.records}
 
     def end(self, name: str, outcome: Outcome) -> None:
         self.finished = [*self.finished[-9:], name]
@@ -130,6 +133,9 @@ class Board:
             counts=self.counts(),
             tasks=[self.view_of(name) for name in (self.nodes if tasks is None else tasks)],
             annotations=prepared.annotations,
+            execution_id=self.execution_id,
+            restart_of=prepared.restart_of,
+            kept=self.kept,
         )
 
     def view_of(self, name: str) -> TaskView:
@@ -157,6 +163,12 @@ class Board:
             status = self.records[name].status
             counts[status] = counts.get(status, 0) + 1
         return counts
+
+
+def _new_graph(prepared: PreparedRun) -> Graph:
+    """Tasks that are kept from an earlier run have succeeded before anything begins."""
+    kept: dict[str, Outcome] = {node.name: "success" for node in prepared.tasks if node.kept}
+    return Graph.restore(_graph_nodes(prepared), kept, [], fail_fast=prepared.fail_fast, stopped=False)
 
 
 def _graph_nodes(prepared: PreparedRun) -> list[Node]:

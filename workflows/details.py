@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
+from urllib.parse import quote
 
 from runyard.spec.run import RunView, TaskStatus, TaskView
 
@@ -29,6 +30,7 @@ _MESSAGE_BYTES: Final = 200
 _CAUSE_BYTES: Final = 300
 _MORE_BYTES: Final = 32
 _FINISHED_SHOWN: Final = 10
+_KEPT_SHOWN: Final = 3
 
 _ENDED: Final[Sequence[TaskStatus]] = ("success", "failed", "skipped", "cancelled")
 _PLACED: Final[Sequence[TaskStatus]] = ("running", "retrying", "queued")
@@ -85,10 +87,10 @@ class _Section:
         )
 
 
-def current_details(view: RunView) -> str:
+def current_details(view: RunView, *, namespace: str = "default") -> str:
     """Markdown of at most 4,096 bytes. ``view.tasks`` may leave out tasks that ``view.counts`` counts."""
     counts = view.counts or _count(view.tasks)
-    head, foot = _head(view, counts), _foot(counts)
+    head, foot = _head(view, counts, namespace), _foot(counts)
     sections = [
         section
         for section in (
@@ -113,7 +115,7 @@ def current_details(view: RunView) -> str:
 # the sections
 
 
-def _head(view: RunView, counts: dict[TaskStatus, int]) -> str:
+def _head(view: RunView, counts: dict[TaskStatus, int], namespace: str) -> str:
     total = sum(counts.values())
     done = sum(counts.get(status, 0) for status in _ENDED)
     words = [f"{done} of {total} done"] if total else ["no tasks"]
@@ -122,7 +124,18 @@ def _head(view: RunView, counts: dict[TaskStatus, int]) -> str:
     if view.result != "unknown" or view.cause:
         cause = f": {_code(_shorten(view.cause, _CAUSE_BYTES))}" if view.cause else ""
         lines.append(f"Result: **{view.result}**{cause}")
+    if view.restart_of:
+        lines.append(f"Restart of {_link(view.restart_of, namespace)}: {_kept(view, namespace)}")
     return "\n".join(lines)
+
+
+def _kept(view: RunView, namespace: str) -> str:
+    """What it keeps, from the runs that made it: with restarts of restarts these may be several."""
+    words = [f"{number} kept from {_link(run, namespace)}" for run, number in view.kept.items()]
+    more = len(words) - _KEPT_SHOWN
+    return (
+        ", ".join(words[:_KEPT_SHOWN] + ([f"others from {more} more runs"] if more > 0 else [])) or "nothing kept"
+    )
 
 
 def _foot(counts: dict[TaskStatus, int]) -> str:
@@ -280,6 +293,12 @@ def _code(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if "`" in (text[0], text[-1]) else ""
     return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def _link(run_id: str, namespace: str) -> str:
+    """To another run, relative to where the UI renders this: it may stand below a path of its own."""
+    words, part = _code(_shorten(run_id, _NAME_BYTES)), quote(run_id, safe="")
+    return f"[{words}](namespaces/{quote(namespace, safe='')}/workflows/{part})" if len(part) <= 200 else words
 
 
 def _sentence(text: str) -> str:

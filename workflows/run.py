@@ -54,6 +54,9 @@ CALM = timedelta(seconds=3)
 CALMS = 5
 """A run waits for short tasks before it continues as new: this long, and again while tasks go on ending."""
 
+PREPARE_HEARTBEAT = timedelta(seconds=10)
+"""A worker that dies while it reads a run file delays the run by so much."""
+
 DELETE_AT_ONCE = 50
 """So many pods at most are deleted by one activity."""
 
@@ -132,6 +135,7 @@ class RunWorkflow:
                 activity_id="prepare",
                 task_queue=RUNS_QUEUE,
                 start_to_close_timeout=timedelta(minutes=5),
+                heartbeat_timeout=PREPARE_HEARTBEAT,
                 retry_policy=INFRASTRUCTURE,
                 summary="read the run file",
             )
@@ -476,7 +480,8 @@ class RunWorkflow:
         self._details_due, self._details_at = False, now
         board = self.board
         shown = dict.fromkeys([*board.failed[:20], *list(self._drivers)[:100], *board.finished])
-        workflow.set_current_details(current_details(board.view(workflow.now(), tasks=list(shown))))
+        view = board.view(workflow.now(), tasks=list(shown))
+        workflow.set_current_details(current_details(view, namespace=workflow.info().namespace))
 
     async def _refresh_soon(self) -> None:
         await workflow.sleep(timedelta(seconds=1), summary="rebuild the details")

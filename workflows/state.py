@@ -12,6 +12,7 @@ from activities.signatures import DeleteTask, PreparedRun
 from runyard.graph import Outcome
 from runyard.model import Model
 from runyard.reasons import Reason
+from runyard.spec.plan import Kept
 from runyard.spec.run import GraphTask, PodRef, TaskEnd, TaskStatus, TaskView
 
 
@@ -92,6 +93,8 @@ def view_task(
     node: GraphTask, record: TaskRecord | None, clock: Clock, *, outcome: Outcome | None, why: str
 ) -> TaskView:
     """One task as others see it."""
+    if node.kept is not None:
+        return _view_kept(node, node.kept)
     if record is None:
         status: TaskStatus = outcome or "waiting"
         reason = None
@@ -119,4 +122,11 @@ def view_task(
         next_attempt_at=clock.at(record.next_attempt_ms) if record.status == "retrying" else None,
         ignore_failure=node.ignore_failure,
         last_line=record.last_line,
+    )
+
+
+def _view_kept(node: GraphTask, kept: Kept) -> TaskView:
+    """Not validated, since most of a large run may be kept."""
+    return TaskView.model_construct(
+        name=node.name, status="success", id=node.id, attempt=kept.attempt, kept_from=kept.run
     )

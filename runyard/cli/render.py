@@ -158,7 +158,7 @@ def told(task: TaskView, view: RunView, frame: Frame) -> str:
         case "running":
             return again + clean(frame.tails.get(task.name) or task.last_line or task.message)
         case "success":
-            return clean(task.last_line)
+            return f"kept from {clean(task.kept_from)}" if task.kept_from else clean(task.last_line)
         case "failed":
             return again + why(task) + (" (ignored)" if task.ignore_failure else "")
         case "held":
@@ -169,7 +169,7 @@ def told(task: TaskView, view: RunView, frame: Frame) -> str:
             left = (task.next_attempt_at - frame.now).total_seconds() if task.next_attempt_at else 0
             return f"attempt {task.attempt} failed: {why(task)}; next attempt in {seconds(left)}"
         case "waiting":
-            return _waits_for(task, view) or clean(task.message)
+            return _waits_for(task, view) or clean(task.message or task.again)
         case "queued":
             return again + (clean(task.message) or "waits for room")
         case _:
@@ -231,7 +231,12 @@ def events(before: RunView | None, after: RunView, *, now: datetime, ascii_only:
     marks = glyphs(ascii_only=ascii_only)
     known = {task.name: task for task in before.tasks} if before else {}
     found: list[Event] = []
+    if after.kept and not (before and before.kept):
+        kept = next(task for task in after.tasks if task.kept_from)
+        found.append(Event(after.created_at or now, (Span(kept_words(after.kept)),), kept))
     for task in after.tasks:
+        if task.kept_from:
+            continue
         if task != (old := known.get(task.name)):
             found += _changes(old, task, after, now, marks)
     return sorted(found, key=lambda event: event.at)
@@ -280,6 +285,7 @@ def ending(view: RunView, *, ascii_only: bool = False, limit: int = 10) -> list[
     tasks = sum(view.counts.values()) or len(view.tasks)
     if view.result == "success":
         words = f" {name} {marks.dot} {count(tasks, 'task')}" + (f" in {took}" if took else "")
+        words += f" ({kept_words(view.kept)})" if view.kept else ""
         return [(Span(marks.marks["success"], "good"), Span(words)), *_cause(view)]
     if view.result == "stopped" or view.phase == "cancelled":
         words = f" {name} cancelled" + (f" after {took}" if took else "") + _because(view)
@@ -291,6 +297,11 @@ def ending(view: RunView, *, ascii_only: bool = False, limit: int = 10) -> list[
     if len(failed) > limit:
         lines.append((Span(f"  {marks.more} and {len(failed) - limit} more", "faint"),))
     return lines
+
+
+def kept_words(kept: Mapping[str, int]) -> str:
+    """E.g. `kept: 5 tasks from build-7, 1 task from build-6`."""
+    return "kept: " + ", ".join(f"{count(number, 'task')} from {clean(run)}" for run, number in kept.items())
 
 
 def _because(view: RunView) -> str:

@@ -9,6 +9,7 @@ from runyard.cli import options
 from runyard.cli.act import watch_run, with_yard
 from runyard.cli.console import open_console, print_json
 from runyard.cli.exits import Exit
+from runyard.cli.restart import restart
 from runyard.cli.start import start
 from runyard.spec.run import TaskView
 
@@ -216,6 +217,7 @@ def _print_decision(view: TaskView, done: str, *, output: str) -> int:
 
 
 run.add_command(start)
+run.add_command(restart)
 run.add_command(_decision("approve", "approved", "Approve a task that waits for it."))
 run.add_command(_decision("reject", "rejected", "Refuse a task that waits for approval: it fails."))
 run.add_command(_decision("retry", "tried again", "Try a held task again."))

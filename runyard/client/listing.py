@@ -56,6 +56,7 @@ def view_of(execution: WorkflowExecution, memo: Mapping[str, object], *, cause: 
         group=attributes.get(GROUP, ""),
         trigger=attributes.get(TRIGGER, ""),
         executor=str(memo.get("executor", "")),
+        restart_of=str(memo.get("restart_of", "")),
         created_at=execution.start_time,
         ended_at=execution.close_time,
     )

@@ -1,12 +1,13 @@
-"""What the stored plan adds to a view: each task's id and the tasks that it depends on.
+"""What the stored plan adds to a view: each task's id, the tasks that it depends on, why a restart runs it again.
 
-Neither goes through Temporal's history, where a run of thousands of tasks has better things to carry. Only these
-fields are read, without building the models: a plan of 10,000 tasks takes a fraction of a second.
+None of them goes through Temporal's history, where a run of thousands of tasks has better things to carry. Only
+these fields are read, without building the models: a plan of 10,000 tasks takes a fraction of a second.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from runyard.errors import Corrupt, NotFound
 from runyard.spec.run import RunView, TaskView
@@ -16,10 +17,12 @@ from runyard.store.base import ObjectStore, read
 
 @dataclass(frozen=True)
 class Planned:
-    """A task's id, and its parents by name."""
+    """A task's id, and its parents by name; in a restart the run from which it is kept, or why it runs again."""
 
     id: str
     depends: list[str]
+    kept_from: str = ""
+    again: str = ""
 
 
 async def read_planned(store: ObjectStore, run_id: str) -> dict[str, Planned]:
@@ -30,19 +33,30 @@ async def read_planned(store: ObjectStore, run_id: str) -> dict[str, Planned]:
         return {}
     try:
         found = [json.loads(task) for task in tasks]
-        return {each["name"]: Planned(each["id"], list(each.get("depends", ()))) for each in found}
+        return {each["name"]: _planned(each) for each in found}
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"the plan of run {run_id} cannot be read") from error
 
 
+def _planned(task: dict[str, Any]) -> Planned:
+    kept = task.get("kept") or {}
+    return Planned(task["id"], list(task.get("depends", ())), kept.get("run", ""), task.get("again", ""))
+
+
 def complete(view: RunView, planned: Mapping[str, Planned]) -> RunView:
     """The view with what the plan knows and the view leaves out."""
-    if not planned or all(task.id and task.depends for task in view.tasks):
+    if not planned:
         return view
     return view.model_copy(update={"tasks": [_complete(task, planned.get(task.name)) for task in view.tasks]})
 
 
 def _complete(task: TaskView, found: Planned | None) -> TaskView:
-    if found is None or (task.id and task.depends):
+    if found is None:
         return task
-    return task.model_copy(update={"id": task.id or found.id, "depends": task.depends or found.depends})
+    return task.model_copy(
+        update={
+            "id": task.id or found.id,
+            "depends": task.depends or found.depends,
+            "again": task.again or found.again,
+        }
+    )

@@ -44,6 +44,7 @@ def details(run_id: str, request: RunRequest, *, name: str) -> str:
     source = request.source
     facts = {
         "run": f"`{name}` of `{request.file_name}`",
+        "restart of": _code(request.restart.run if request.restart else ""),
         "source": _code(source.url),
         "commit": _code(source.commit[:40]),
         "branch": _code(source.branch),
@@ -76,6 +77,7 @@ def memo(request: RunRequest, *, name: str, token: str) -> dict[str, str]:
         "executor": request.executor,
         "branch": source.branch or source.tag,
         "commit": source.commit,
+        "restart_of": request.restart.run if request.restart else "",
         "token": token,
     }
     return {key: value[:200] for key, value in facts.items() if value}

@@ -15,7 +15,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from runyard.client import listing, starting
+from runyard.client import listing, restarting, starting
 from runyard.client.files import check, check_run_id, read_file
 from runyard.client.listing import Phase
 from runyard.client.remote import from_rpc
@@ -152,6 +152,44 @@ class Runyard:
         )
         return await self.submit(request, run_id=run_id, idempotency_key=idempotency_key)
 
+    async def restart(
+        self,
+        run: str,
+        *,
+        failed: bool = False,
+        from_start: bool = False,
+        tasks: Iterable[str] = (),
+        file: str | Path | Mapping[str, JsonValue] | None = None,
+        environment: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        executor: str | None = None,
+        owner: str | None = None,
+        priority: int | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Start a run that keeps what is good of an earlier one: what succeeded, is unchanged and still there.
+
+        ``failed`` is what happens anyway when that run did not succeed; ``from_start`` keeps nothing; ``tasks``
+        run again in any case, with all that depends on them. What is not given is the earlier run's, the file
+        too. Raises NotFound, Conflict (it has not ended; ``run_id`` is taken), InvalidRequest, InvalidRunFile.
+        """
+        given: dict[str, object] = {
+            "environment": None if environment is None else dict(environment),
+            "annotations": None if annotations is None else dict(annotations),
+            "executor": executor,
+            "owner": owner,
+            "priority": priority,
+        }
+        if file is not None:
+            given["file"], given["file_name"] = await asyncio.to_thread(read_file, file)
+        request = restarting.make_request(run, failed=failed, from_start=from_start, tasks=tasks, given=given)
+        whole, plan = await restarting.check_restart(self, request)
+        key = (
+            f"restart of {run}: {idempotency_key}" if idempotency_key else None
+        )  # never the one it was started by
+        return await self.submit(request, run_id=run_id, idempotency_key=key, plan=plan, whole=whole)
+
     async def submit(
         self,
         request: RunRequest,
@@ -159,11 +197,16 @@ class Runyard:
         run_id: str | None = None,
         idempotency_key: str | None = None,
         plan: Plan | None = None,
+        whole: RunRequest | None = None,
     ) -> Run:
-        """Start what the request says. ``plan`` is what `check` made of it, where that has been done already."""
+        """Start what the request says. ``plan`` is what `check` made of it, where that has been done already.
+
+        ``whole`` is a restart's request with what it takes over, for those who look at the run.
+        """
         if run_id and idempotency_key:
             raise InvalidRequest("a run has a `run_id` or an `idempotency_key`, not both")
-        plan = plan or await check(request)
+        shown = whole or request
+        plan = plan or await check(shown)
         name, size = plan.run.name, len(plan.tasks)
         made = starting.keyed_run_id(name, idempotency_key) if idempotency_key else starting.new_run_id(name)
         chosen, token = check_run_id(run_id or made), secrets.token_hex(8)
@@ -177,11 +220,11 @@ class Runyard:
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING
                 if idempotency_key
                 else WorkflowIDConflictPolicy.FAIL,
-                static_summary=starting.summary(name, request.source, tasks=size),
-                static_details=starting.details(chosen, request, name=name),
-                search_attributes=starting.search_attributes(request, tasks=size),
-                memo=starting.memo(request, name=name, token=token),
-                priority=starting.priority(request),
+                static_summary=starting.summary(name, shown.source, tasks=size),
+                static_details=starting.details(chosen, shown, name=name),
+                search_attributes=starting.search_attributes(shown, tasks=size),
+                memo=starting.memo(shown, name=name, token=token),
+                priority=starting.priority(shown),
             )
         except WorkflowAlreadyStartedError as error:
             if not idempotency_key and not await self._is_mine(chosen, token):

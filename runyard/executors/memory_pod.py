@@ -284,8 +284,9 @@ class PodPlay:
             log.write("no place for archives\n")
             return 1
         data = _archive(self._assignment.task)
-        record = _store(_folder(target), str(n), data)
-        self._archives.append(ArchiveRecord(step=n, **record))
+        record = ArchiveRecord(step=n, **_store(_folder(target), str(n), data))
+        (_folder(target) / f"{n}.json").write_text(record.model_dump_json())
+        self._archives.append(record)
         return 0
 
     def _restore(self, log: _Log) -> int:
@@ -345,7 +346,7 @@ def _archive(word: str) -> bytes:
 
 
 def _store(folder: Path, name: str, data: bytes) -> dict[str, object]:
-    """An archive and its record, as the agent leaves them."""
+    """An archive, as the agent leaves it, and what its record says."""
     record = {
         "file": f"{name}.tar.gz",
         "size": len(data),

@@ -42,7 +42,7 @@ def compile_run(request: RunRequest, *, run_id: str, execution_id: str) -> Plan:
     Raises InvalidRunFile with every problem of the file, InvalidRequest where the request names a run or a
     task that the file does not have or sets a variable of an impossible name.
     """
-    _check_variables(request)
+    check_variables(request)
     if is_skipped(request.message):
         return Plan(run=RunPlan(run_id=run_id, name=request.run, executor=request.executor), tasks=[])
     commit = Commit.of(request)
@@ -67,6 +67,8 @@ def graph_task(task: TaskPlan, at: tuple[int, int]) -> GraphTask:
         image=task.containers[0].image if task.containers else "",
         outputs_of=outputs_of(task),
         queue_s=task.timeouts.queue_s,
+        id=task.id if task.kept else "",
+        kept=task.kept,
         keep_failed_for_s=task.keep_failed_for_s,
         at=at,
     )
@@ -90,7 +92,8 @@ def run_names(file: str | dict[str, JsonValue], *, name: str) -> list[str]:
     return [str(each) for each in found if isinstance(each, str)]
 
 
-def _check_variables(request: RunRequest) -> None:
+def check_variables(request: RunRequest) -> None:
+    """Raises InvalidRequest for a variable that cannot be."""
     for name, value in [*request.environment.items(), *request.static_environment.items()]:
         if not values.is_env_name(name):
             raise InvalidRequest(f"`{clip(name)}` cannot be the name of a variable")

@@ -183,6 +183,16 @@ class Source(Model):
     local: bool = False
 
 
+class Kept(Model):
+    """A task that a restart keeps: ``run`` is the one that really made it, over any number of restarts.
+
+    ``attempt`` is the one that succeeded there: its logs, archives and outputs are this task's.
+    """
+
+    run: str
+    attempt: int
+
+
 class TaskPlan(Model):
     """One task, ready to be placed. ``id`` keys its data in the store; steps are numbered from 0."""
 
@@ -210,6 +220,13 @@ class TaskPlan(Model):
     keep_failed_for_s: float = 0
     pod: dict[str, object] = {}  # the run file's `pod` section; only the Kubernetes executor reads it
     matrix: dict[str, str] = {}
+    kept: Kept | None = None  # it is not run: an earlier run has done it, under this ``id``
+    again: str = ""  # in a restart: why it runs again
+
+
+PLAN_VERSION = 1
+"""Of the stored plan. It changes only when a reader of the last one would understand something wrong: a field more
+is passed over, and a field less has a default."""
 
 
 class RunPlan(Model):
@@ -217,6 +234,10 @@ class RunPlan(Model):
 
     run_id: str
     name: str
+    version: int = PLAN_VERSION
+    made_by: str = ""  # Runyard's version
+    execution_id: str = ""  # a run's id may be used again: whose plan this is
+    restart_of: str = ""  # the run that this one restarts
     group: str = ""
     project: str = ""
     cache_group: str = ""

@@ -6,6 +6,7 @@ Field by field and dull on purpose: the two may change apart from each other, an
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from runyard import __version__
 from runyard.spec import plan, policies, runtime, steps
 from runyard.spec.check import closure, topological
 from runyard.spec.file import Level
@@ -36,6 +37,9 @@ class Planner:
         return RunPlan(
             run_id=self.run_id,
             name=head.name,
+            made_by=__version__,
+            execution_id=self.execution_id,
+            restart_of=request.restart.run if request.restart else "",
             group=request.group or head.group,
             project=request.project,
             cache_group=request.cache_group or head.cache_group or request.project,

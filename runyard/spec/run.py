@@ -6,13 +6,14 @@ All are plain JSON: any Temporal SDK, the `temporal` command and the Temporal UI
 import base64
 import hashlib
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from runyard.model import Input, Model
 from runyard.reasons import Reason
-from runyard.spec.plan import Approval, Condition, Retry, Source
+from runyard.spec.plan import Approval, Condition, Kept, Retry, Source
 
 WORKFLOW = "RunWorkflow"
 RUNS_QUEUE = "runyard"  # task queue of the workflows and of the activities that only use the store
@@ -23,14 +24,29 @@ def executor_queue(executor: str) -> str:
     return f"{RUNS_QUEUE}-{executor}"
 
 
+class Restart(Input):
+    """An earlier run, of which a new one keeps what is good.
+
+    ``failed`` keeps the tasks that succeeded and have no ancestor that runs again; ``start`` keeps nothing.
+    Without a ``mode`` it is ``failed``, unless the earlier run succeeded and neither ``tasks`` nor a new file say
+    what to do. ``tasks`` run again in any case, with all that depends on them.
+    """
+
+    run: str = Field(min_length=1)
+    mode: Literal["failed", "start"] | None = None
+    tasks: list[str] = []
+
+
 class RunRequest(Input):
     """The argument of RunWorkflow.
 
     ``file`` is the run file: its text (YAML, JSON, Jsonnet) or, for JSON callers, the object itself.
     ``run`` names one of its runs, and may be left out where there is only one.
+
+    With a ``restart`` all that is left out is the earlier run's, ``file`` too.
     """
 
-    file: str | dict[str, JsonValue]
+    file: str | dict[str, JsonValue] = ""
     file_name: str = ".runyard/config.yml"  # for messages; its ending chooses the language
     run: str = ""
     tasks: list[str] = []  # only these and what they need; empty = all
@@ -49,6 +65,13 @@ class RunRequest(Input):
     static_environment: dict[str, str] = {}
     annotations: dict[str, str] = {}
     window: int = Field(default=500, ge=1, le=1_000)  # tasks in flight at most, for the engine's sake
+    restart: Restart | None = None
+
+    @model_validator(mode="after")
+    def _has_file(self) -> Self:
+        if self.restart is None and "file" not in self.model_fields_set:
+            raise PydanticCustomError("no_file", "the request needs the field `file`")
+        return self
 
 
 def task_id(run_id: str, execution_id: str, task: str) -> str:
@@ -91,6 +114,7 @@ class GraphTask(Model):
     queue_s: float | None = None
     keep_failed_for_s: float = 0
     at: tuple[int, int] = (0, 0)  # byte offset and length of its TaskPlan in the stored plan
+    kept: Kept | None = None
 
 
 class PodRef(Model):
@@ -136,6 +160,8 @@ class TaskView(Model):
     depends: list[str] = []
     ignore_failure: bool = False
     last_line: str = ""
+    kept_from: str = ""  # the run that made it, where a restart keeps it
+    again: str = ""  # in a restart: why it runs again
 
 
 class RunView(Model):
@@ -155,6 +181,9 @@ class RunView(Model):
     counts: dict[TaskStatus, int] = {}
     tasks: list[TaskView] = []
     annotations: dict[str, str] = {}
+    execution_id: str = ""  # a run's id may be used again: which of its executions this is
+    restart_of: str = ""  # the run that this one restarts
+    kept: dict[str, int] = {}  # how many tasks are kept, by the run that made them
     ui: str = ""  # address in the Temporal UI, filled in by the client
 
 

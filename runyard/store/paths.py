@@ -1,6 +1,7 @@
 """The layout of the store, in one place.
 
     runs/<run id>/plan.jsonl        first line RunPlan, then one TaskPlan a line, parents first
+    runs/<run id>/request.json      StoredRequest, from which a restart starts; written before the plan
     runs/<run id>/result.json       RunView at the end
     logs/<task id>/runs/<run id>    runid object: this run refers to that task's logs
     logs/<task id>/data/<attempt>/  started           written by the agent before the first step, once
@@ -32,16 +33,36 @@ def plan(run_id: str) -> str:
     return f"{run(run_id)}plan.jsonl"
 
 
+def request(run_id: str) -> str:
+    return f"{run(run_id)}request.json"
+
+
 def result(run_id: str) -> str:
     return f"{run(run_id)}result.json"
 
 
+def log_item(task_id: str) -> str:
+    return f"logs/{task_id}"
+
+
+def archive_item(task_id: str) -> str:
+    return f"archives/{task_id}"
+
+
+def runid(item: str, run_id: str) -> str:
+    return f"{item}/runs/{escape(run_id)}"
+
+
+def tombstone(item: str) -> str:
+    return f"{item}/tombstone"
+
+
 def log_runid(task_id: str, run_id: str) -> str:
-    return f"logs/{task_id}/runs/{escape(run_id)}"
+    return runid(log_item(task_id), run_id)
 
 
 def archive_runid(task_id: str, run_id: str) -> str:
-    return f"archives/{task_id}/runs/{escape(run_id)}"
+    return runid(archive_item(task_id), run_id)
 
 
 def attempt(task_id: str, number: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from runyard.executors.memory import MemoryExecutor
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, ApprovalRequest, RunResult, RunView, TaskRequest
@@ -58,6 +58,19 @@ DIAMOND = [
     task("c", "true", depends=["a"]),
     task("d", "true", depends=["b", "c"]),
 ]
+RESTARTED = [
+    task("kept", "output V=1"),
+    task("kept too", "true", depends=["kept"]),
+    *(
+        task(
+            f"t{n}",
+            "sleep 0.05",
+            depends=["kept", *([f"t{n - 1}"] if n else [])],
+            environment={"V": {"from_output": "kept.V"}},
+        )
+        for n in range(12)
+    ),
+]
 SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]] = {
     "success": ({"tasks": DIAMOND}, nothing),
     "failure": ({"tasks": [task("a", "exit 3"), task("b", "true", depends=["a"]), task("c", "true")]}, nothing),
@@ -93,11 +106,16 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
         nothing,
     ),
     "wide": ({"tasks": [task(f"t{n}", "sleep 0.3") for n in range(30)], "concurrency": 25}, nothing),
+    "restarted": ({"tasks": RESTARTED}, nothing),
     "continued": (
         {"tasks": [task(f"t{n}", "sleep 0.05", depends=[f"t{n - 4}"] if n >= 4 else []) for n in range(20)]},
         nothing,
     ),
 }
+
+
+async def start(client: Client, request: dict[str, object], run_id: str) -> Handle:
+    return await client.start_workflow(WORKFLOW, request, id=run_id, task_queue=RUNS_QUEUE, result_type=RunResult)
 
 
 async def main() -> None:
@@ -114,17 +132,16 @@ async def main() -> None:
             for name, (run, act) in SHAPES.items():
                 if list(HERE.glob(f"{name}.json")) or list(HERE.glob(f"{name}-1.json")):
                     continue
-                events = 60 if name == "continued" else 4_000
+                events = 60 if name in ("continued", "restarted") else 4_000
+                request: dict[str, object] = {"file": {"runs": [{"name": name, **run}]}, "executor": "memory"}
                 with patch("activities.run.HISTORY_EVENTS", events):
-                    handle = await client.start_workflow(
-                        WORKFLOW,
-                        {"file": {"runs": [{"name": name, **run}]}, "executor": "memory"},
-                        id=f"recorded-{name}",
-                        task_queue=RUNS_QUEUE,
-                        result_type=RunResult,
-                    )
+                    handle = await start(client, request, f"recorded-{name}")
                     await act(handle)
                     with contextlib.suppress(WorkflowFailureError):
+                        await handle.result()
+                    if name == "restarted":
+                        restart = {"restart": {"run": handle.id, "tasks": ["t0"]}}
+                        handle = await start(client, restart, f"recorded-{name}-again")
                         await handle.result()
                 executions = [e async for e in client.list_workflows(f"WorkflowId = '{handle.id}'")]
                 executions.sort(key=lambda e: e.start_time)

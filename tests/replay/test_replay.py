@@ -28,6 +28,8 @@ def test_there_are_histories() -> None:
         "fail_fast",
         "continued-1",
         "continued-2",
+        "restarted-1",
+        "restarted-2",
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from runyard import __version__
 from runyard.errors import InvalidRequest, InvalidRunFile
 from runyard.spec import compile_run, graph_task, is_skipped, outputs_of, task_id
 from runyard.spec.plan import Approval, FromOutput, FromSecret, Plan, RunPlan, RunStep, Source, TaskPlan
@@ -314,6 +315,8 @@ def test_the_run_of_the_plan() -> None:
     made = plan({"runs": [run]}, project="p", executor="docker", annotations={"k": "v"}).run
     assert made == RunPlan(
         run_id="run",
+        execution_id="exec",
+        made_by=__version__,
         name="r",
         group="/g",
         project="p",
