@@ -93,6 +93,7 @@ def _environment(run: RunPlan, task: TaskPlan, attempt: TaskAttempt) -> dict[str
         "RUNYARD_ATTEMPT": str(attempt.attempt),
         "RUNYARD_GROUP": run.group,
         "RUNYARD_PROJECT": run.project,
+        "RUNYARD_RUN_COUNTER": str(attempt.counter) if attempt.counter else "",
         "RUNYARD_GIT_URL": "" if source.local else source.url,
         "RUNYARD_GIT_REF": source.ref,
         "RUNYARD_GIT_BRANCH": source.branch,

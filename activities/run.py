@@ -11,6 +11,7 @@ from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareR
 from runyard.errors import InvalidRequest
 from runyard.records.runs import write_plan, write_result
 from runyard.spec import compile_run, graph_task, is_skipped
+from runyard.spec.group import NO_CAPS, Caps, lines_of
 from runyard.spec.plan import Plan
 from runyard.spec.run import RunRequest
 from runyard.store.base import ObjectStore
@@ -25,8 +26,9 @@ workflow is told, so that the number can change without breaking the replay of r
 class RunActivities:
     """They need the store only, so that any worker on the queue `runyard` can serve them."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, caps: Caps = NO_CAPS) -> None:
         self._store = store
+        self._caps = caps
 
     @activity.defn(name=PREPARE_RUN)
     @translate
@@ -56,6 +58,7 @@ class RunActivities:
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
             nothing=_why_nothing(request, plan),
+            lines=lines_of(run, execution_id=prepare.execution_id, caps=self._caps) if plan.tasks else [],
         )
 
     @activity.defn(name=RECORD_RUN)

@@ -7,7 +7,7 @@ variables and profile file. There is no global settings object: whoever needs on
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import (
@@ -16,6 +16,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from runyard.spec.group import Caps
 
 
 def default_state() -> Path:
@@ -31,6 +33,9 @@ class Settings(BaseSettings):
     executor: str = "local"  # the executor, and by it the task queue, that `run start` asks for
     state: Path = Field(default_factory=default_state)
 
+    project_runs: int | None = Field(default=None, ge=1)  # runs at a time of one root of groups; for workers
+    executor_runs: dict[str, Annotated[int, Field(ge=1)]] = {}  # runs at a time by executor; for workers
+
     ui: str = ""  # address of the Temporal UI, for links; "" = known only for servers of this machine
 
     store: Literal["posix", "posixflat", "s3"] = "posix"
@@ -45,6 +50,10 @@ class Settings(BaseSettings):
         None  # dotenv file; without it, `RUNYARD_SECRET_<NAME>` in the worker's environment
     )
     log_bytes: int = Field(default=1 << 30, ge=1024)  # cap of one step's log
+
+    @property
+    def caps(self) -> Caps:
+        return Caps(project_runs=self.project_runs, executor_runs=self.executor_runs)
 
     @property
     def posix_folder(self) -> Path:

@@ -218,6 +218,9 @@ class RunPlan(Model):
     run_id: str
     name: str
     group: str = ""
+    group_policy: str = ""
+    owner: str = ""
+    priority: int = 3
     project: str = ""
     cache_group: str = ""
     environment: Environment = {}  # of the run; outranked by the task's
