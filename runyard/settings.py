@@ -17,8 +17,6 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from runyard.spec.group import Caps
-
 
 def default_state() -> Path:
     """Where `dev` and `exec` keep their state: ``$XDG_STATE_HOME/runyard``, else ``~/.local/state/runyard``."""
@@ -50,10 +48,6 @@ class Settings(BaseSettings):
         None  # dotenv file; without it, `RUNYARD_SECRET_<NAME>` in the worker's environment
     )
     log_bytes: int = Field(default=1 << 30, ge=1024)  # cap of one step's log
-
-    @property
-    def caps(self) -> Caps:
-        return Caps(project_runs=self.project_runs, executor_runs=self.executor_runs)
 
     @property
     def posix_folder(self) -> Path:

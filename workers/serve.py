@@ -58,7 +58,8 @@ async def serve(
             stack.push_async_callback(executor.close)
         if runs:
             await require_search_attributes(client)
-        built = build_workers(client, store, opened, runs=runs, log_bytes=settings.log_bytes, caps=settings.caps)
+        caps = Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs)
+        built = build_workers(client, store, opened, runs=runs, log_bytes=settings.log_bytes, caps=caps)
         for worker in built:
             await stack.enter_async_context(worker)
         if ready is not None:
@@ -93,7 +94,7 @@ def build_workers(
 
 
 def _line_worker(client: Client, runner: WorkflowRunner) -> Worker:
-    """Lines have a queue of their own: their activities wait for hours, and those of runs must not wait for them."""
+    """Lines have a queue of their own: their activities wait for hours, those of runs must not wait for them."""
     groups = GroupActivities(client)
     return Worker(
         client,

@@ -46,15 +46,14 @@ class Turn:
         elif word.kind == "superseded":
             board.superseded = word.message
         elif not self.over and word.line not in self._taken:
-            board.position, board.unplanned_cause = (
-                word.position,
-                f"number {word.position} in line: {word.message}",
-            )
+            board.position = word.position
+            board.unplanned_cause = f"number {word.position} in line: {word.message}"
             self._show()
 
     async def wait(self) -> None:
         """Until it is the run's turn everywhere, or it is not to run. At once for a run without lines."""
         board = self._run.board
+        self.over = self.over or not board.prepared.lines
         while not self.over:
             entry = next((each for each in board.prepared.lines if each.line not in self._taken), None)
             if entry is None or self.skipped or board.stop is not None:

@@ -8,7 +8,7 @@ from runyard.errors import InvalidRequest
 from runyard.model import Input
 from runyard.reasons import Reason
 from runyard.spec import values
-from runyard.spec.group import check_group, parse_policy
+from runyard.spec.group import EXAMPLE, check_group, parse_policy
 from runyard.spec.tree import Written, clip, did_you_mean
 from runyard.spec.values import Count, Duration, Filled, Positive, PositiveDuration
 
@@ -125,7 +125,7 @@ def _group(value: object) -> str:
     try:
         return check_group(words) if words else ""
     except InvalidRequest as error:
-        raise values.wrong(error.message, error.remedy) from error
+        raise values.wrong(error.message, f"write a path such as {EXAMPLE}") from error
 
 
 def _group_policy(value: object) -> str:
@@ -134,7 +134,8 @@ def _group_policy(value: object) -> str:
     try:
         parse_policy(words)
     except InvalidRequest as error:
-        raise values.wrong(error.message, error.remedy) from error
+        known = "`queue`, `parallel: 3`, `cancel-superseded` and `skip-if-running`"
+        raise values.wrong(error.message, f"there are {known}") from error
     return words
 
 
@@ -146,10 +147,7 @@ GroupPolicy = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {
-                    "type": "string",
-                    "pattern": "^(queue|parallel: *[1-9][0-9]*|cancel-superseded|skip-if-running)?$",
-                },
+                {"type": "string", "pattern": _POLICIES},
                 {
                     "type": "object",
                     "properties": {"parallel": {"type": "integer", "minimum": 1, "maximum": 9999}},
