@@ -17,6 +17,9 @@ from activities.pulse import Pulse
 from activities.signatures import STAY_IN_LINE, WATCH_RUN, WatchRun
 from runyard.spec.group import ENTER, LINE_MEMO, LINE_WORKFLOW, LINES_QUEUE, Entry, LineState
 
+HISTORY_EVENTS: Final = 4_000
+"""A line is told when to continue as new, so that the number can change without breaking lines that are open."""
+
 PAUSE_S: Final = 0.2
 """A line that ends again and again must not be started in a tight loop."""
 
@@ -37,7 +40,7 @@ class GroupActivities:
         """
         async with Pulse(entry.run_id):
             while True:
-                last = await self._last_state(entry.line)
+                last = (await self._last_state(entry.line)).model_copy(update={"history_events": HISTORY_EVENTS})
                 handle = await self._client.start_workflow(
                     LINE_WORKFLOW,
                     last,

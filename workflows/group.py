@@ -68,12 +68,16 @@ class GroupWorkflow:
             self._decide()
             self._tell_news()
             self._remember()
-            if workflow.info().is_continue_as_new_suggested() and not self._saying:
+            if self._is_long() and not self._saying:
                 workflow.continue_as_new(self.line.state())
             self._woken = False
             await workflow.wait_condition(lambda: self._woken)
             if self._bug is not None:
                 raise self._bug
+
+    def _is_long(self) -> bool:
+        info = workflow.info()
+        return info.is_continue_as_new_suggested() or info.get_current_history_length() >= self.line.history_events
 
     # messages
 

@@ -17,10 +17,16 @@ class Line:
     def __init__(self, state: LineState) -> None:
         self.counter = state.counter
         self.cap = state.cap
+        self.history_events = state.history_events
         self._members = {member.entry.run_id: member for member in state.members}
 
     def state(self) -> LineState:
-        return LineState(counter=self.counter, cap=self.cap, members=list(self._members.values()))
+        return LineState(
+            counter=self.counter,
+            cap=self.cap,
+            members=list(self._members.values()),
+            history_events=self.history_events,
+        )
 
     # what happens to it
 

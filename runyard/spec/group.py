@@ -62,6 +62,7 @@ class LineState(Model):
     counter: int = 0
     cap: int | None = None
     members: list[Member] = []
+    history_events: int = 4_000  # it continues as new from here on
 
 
 class Leave(Model):
