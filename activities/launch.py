@@ -77,6 +77,8 @@ async def build_launch(
         assignment=assignment,
         digest=hashlib.sha256(asked.encode()).hexdigest(),
         owner=owner,
+        run_owner=run.owner or run.project,
+        priority=run.priority,
         deadline_s=task.timeouts.run_s,
         grace_s=GRACE_S,
     )
