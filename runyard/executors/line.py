@@ -4,10 +4,10 @@ A worker takes up to two thousand tasks at once, so the order in which Temporal'
 what decides is the order in which they get room. A lock, which was here before, let the six hundred tasks of one
 owner go before the ten of another.
 
-Owners take turns by *served* tasks, not by those that run: each owner has a clock that goes on with each of its
-tasks, and who waits with the earliest clock is next (start-time fair queueing). An owner who comes, or comes back,
-starts at the time of those who wait: nobody saves up turns. Turned down: counting what runs, since an executor does
-not know of each of its tasks when it ends.
+Owners take turns by *served* tasks, not by those that run: each owner has a clock that goes on with each task,
+and who waits with the earliest clock is next (start-time fair queueing). An owner who comes, or comes back, starts
+at the time of those who wait: nobody saves up turns. Turned down: counting what runs, since an executor does not
+know of each of its tasks when it ends.
 """
 
 import asyncio

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 from runyard.executors.line import Line
 
@@ -80,7 +81,7 @@ async def test_owners_take_turns_whoever_came_first() -> None:
         served = await here.give(21)
         assert {f"b{n}" for n in range(10)} <= set(served)
         assert [name for name in served if name.startswith("b")] == [f"b{n}" for n in range(10)]
-        assert not any(one[0] == two[0] == "b" for one, two in zip(served, served[1:], strict=False))
+        assert not any(one[0] == two[0] == "b" for one, two in pairwise(served))
 
 
 async def test_nobody_saves_up_turns_while_away() -> None:
