@@ -16,7 +16,7 @@ from runyard.model import Model
 from runyard.spec.plan import RunPlan
 
 LINE_WORKFLOW = "GroupWorkflow"
-LINES_QUEUE = "runyard-groups"
+LINES_QUEUE = "runyard.lines"  # no executor can have this queue: theirs begin with `runyard-`
 ENTER, LEAVE, DESCRIBE = "enter", "leave", "describe"
 WORD = "line_word"  # the signal by which a run hears of its line
 LINE_MEMO = "line"  # where a line keeps its LineState
