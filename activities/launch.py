@@ -83,6 +83,8 @@ async def build_launch(
         assignment=assignment,
         digest=_digest(script, assignment, environment, secrets),
         owner=owner,
+        run_owner=run.owner or run.project,
+        priority=run.priority,
         deadline_s=task.timeouts.run_s,
         grace_s=GRACE_S,
     )
@@ -119,6 +121,7 @@ def _environment(run: RunPlan, task: TaskPlan, attempt: TaskAttempt) -> dict[str
         "RUNYARD_ATTEMPT": str(attempt.attempt),
         "RUNYARD_GROUP": run.group,
         "RUNYARD_PROJECT": run.project,
+        "RUNYARD_RUN_COUNTER": str(attempt.counter) if attempt.counter else "",
         "RUNYARD_GIT_URL": "" if source.local else source.url,
         "RUNYARD_GIT_REF": source.ref,
         "RUNYARD_GIT_BRANCH": source.branch,

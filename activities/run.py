@@ -15,6 +15,7 @@ from runyard.errors import InvalidRequest
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
 from runyard.records.runs import PlanIndex, write_plan, write_result
 from runyard.spec import compile_run, graph_task, is_skipped
+from runyard.spec.group import NO_CAPS, Caps, lines_of
 from runyard.spec.plan import Plan
 from runyard.spec.restart import merge
 from runyard.spec.run import RunRequest
@@ -30,8 +31,9 @@ workflow is told, so that the number can change without breaking the replay of r
 class RunActivities:
     """They need the store only, so that any worker on the queue `runyard` can serve them."""
 
-    def __init__(self, store: ObjectStore, *, fault: Fault = no_fault) -> None:
+    def __init__(self, store: ObjectStore, *, caps: Caps = NO_CAPS, fault: Fault = no_fault) -> None:
         self._store = store
+        self._caps = caps
         self._fault = fault
 
     @activity.defn(name=PREPARE_RUN)
@@ -60,6 +62,7 @@ class RunActivities:
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
             nothing=_why_nothing(request, plan),
+            lines=lines_of(run, execution_id=prepare.execution_id, caps=self._caps) if plan.tasks else [],
         )
 
     async def _plan(self, prepare: PrepareRun) -> tuple[RunRequest, Plan]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from runyard.model import Model
+from runyard.spec.group import Entry
 from runyard.spec.run import GraphTask, PodRef, RunView, TaskEnd
 
 PREPARE_RUN = "prepare_run"
@@ -15,6 +16,8 @@ SCHEDULE_TASK = "schedule_task"
 FETCH_TASK = "fetch_task"
 DELETE_TASK = "delete_task"
 RECORD_RUN = "record_run"
+STAY_IN_LINE = "stay_in_line"
+WATCH_RUN = "watch_run"
 
 
 class PrepareRun(Model):
@@ -45,6 +48,7 @@ class PreparedRun(Model):
     tasks: list[GraphTask]
     restart_of: str = ""  # the run that this one restarts
     nothing: str = ""  # why there is nothing to run, e.g. `[ci skip]`
+    lines: list[Entry] = []  # where it waits for its turn, one after the other, before its first task
 
 
 class TaskAttempt(Model):
@@ -56,6 +60,7 @@ class TaskAttempt(Model):
     attempt: int
     at: tuple[int, int]
     header: int
+    counter: int = 0  # the run's number in its group's root
 
 
 class ScheduleTask(Model):
@@ -98,3 +103,10 @@ class DeleteTasks(Model):
 
 class RecordRun(Model):
     run: RunView
+
+
+class WatchRun(Model):
+    """``execution_id`` is the first execution's: a run that has the same id later is another one."""
+
+    run_id: str
+    execution_id: str

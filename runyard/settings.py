@@ -7,7 +7,7 @@ variables and profile file. There is no global settings object: whoever needs on
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import (
@@ -30,6 +30,9 @@ class Settings(BaseSettings):
 
     executor: str = "local"  # the executor, and by it the task queue, that `run start` asks for
     state: Path = Field(default_factory=default_state)
+
+    project_runs: int | None = Field(default=None, ge=1)  # runs at a time of one root of groups; for workers
+    executor_runs: dict[str, Annotated[int, Field(ge=1)]] = {}  # runs at a time by executor; for workers
 
     ui: str = ""  # address of the Temporal UI, for links; "" = known only for servers of this machine
 

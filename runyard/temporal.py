@@ -31,6 +31,7 @@ TRIGGER: Final = SearchAttributeKey.for_keyword("RunyardTrigger")
 STAGE: Final = SearchAttributeKey.for_keyword("RunyardStage")
 FAILED_TASKS: Final = SearchAttributeKey.for_keyword_list("RunyardFailedTasks")
 TASKS: Final = SearchAttributeKey.for_int("RunyardTasks")
+COUNTER: Final = SearchAttributeKey.for_int("RunyardCounter")
 
 SEARCH_ATTRIBUTES: Final[dict[str, str]] = {
     PROJECT.name: "Keyword",
@@ -40,6 +41,7 @@ SEARCH_ATTRIBUTES: Final[dict[str, str]] = {
     STAGE.name: "Keyword",
     FAILED_TASKS.name: "KeywordList",
     TASKS.name: "Int",
+    COUNTER.name: "Int",
 }
 
 DYNAMIC_CONFIG: Final[dict[str, str]] = {

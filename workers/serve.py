@@ -16,16 +16,19 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 
 from activities.faults import Fault, no_fault
+from activities.group import GroupActivities
 from activities.run import RunActivities
 from activities.task import TaskActivities
 from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
+from runyard.spec.group import LINES_QUEUE, NO_CAPS, Caps
 from runyard.spec.run import RUNS_QUEUE, executor_queue
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import SEARCH_ATTRIBUTES
+from workflows.group import GroupWorkflow
 from workflows.run import RunWorkflow
 
 RUNNER = UnsandboxedWorkflowRunner()
@@ -56,7 +59,9 @@ async def serve(
             stack.push_async_callback(executor.close)
         if runs:
             await require_search_attributes(client)
-        for worker in build_workers(client, store, opened, runs=runs, log_bytes=settings.log_bytes):
+        caps = Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs)
+        built = build_workers(client, store, opened, runs=runs, log_bytes=settings.log_bytes, caps=caps)
+        for worker in built:
             await stack.enter_async_context(worker)
         if ready is not None:
             ready.set()
@@ -70,11 +75,12 @@ def build_workers(
     *,
     runs: bool = True,
     log_bytes: int = 1 << 30,
+    caps: Caps = NO_CAPS,
     fault: Fault = no_fault,
     runner: WorkflowRunner = RUNNER,
 ) -> list[Worker]:
     """The Temporal workers, not started yet. ``fault`` and ``runner`` are for tests."""
-    workers = [_run_worker(client, store, runner, fault)] if runs else []
+    workers = [_run_worker(client, RunActivities(store, caps=caps, fault=fault), runner)] if runs else []
     for executor in executors:
         tasks = TaskActivities(store, executor, log_bytes=log_bytes, fault=fault)
         workers.append(
@@ -85,11 +91,27 @@ def build_workers(
                 max_concurrent_activities=LONG_TASKS,
             )
         )
-    return workers
+    return [*workers, _line_worker(client, runner)] if runs else workers
 
 
-def _run_worker(client: Client, store: ObjectStore, runner: WorkflowRunner, fault: Fault) -> Worker:
-    run = RunActivities(store, fault=fault)
+def _line_worker(client: Client, runner: WorkflowRunner) -> Worker:
+    """Lines have a queue of their own: their activities wait for hours, those of runs must not wait for them."""
+    groups = GroupActivities(client)
+    return Worker(
+        client,
+        task_queue=LINES_QUEUE,
+        workflows=[GroupWorkflow],
+        activities=[groups.stay_in_line, groups.watch_run],
+        workflow_runner=runner,
+        max_concurrent_workflow_tasks=4,
+        max_concurrent_workflow_task_polls=2,
+        max_concurrent_activity_task_polls=2,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+        max_concurrent_activities=LONG_TASKS,
+    )
+
+
+def _run_worker(client: Client, run: RunActivities, runner: WorkflowRunner) -> Worker:
     return Worker(
         client,
         task_queue=RUNS_QUEUE,

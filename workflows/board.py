@@ -48,6 +48,10 @@ class Board:
         self.stop_message = ""
         self.recorded = False
         self.hurry = False  # somebody cancelled the run: no pod is kept any longer
+        self.counter = 0  # its number in its group's root
+        self.position = 0  # in the line where it waits
+        self.began_ms = 0  # when it had its turn
+        self.superseded = ""  # who took its place, where a newer run of its group did
         self.unplanned: RunPhase | None = None  # the phase of a run without a plan
         self.unplanned_cause = ""
 
@@ -66,6 +70,7 @@ class Board:
         board.failed = [name for name, outcome in carried.outcomes.items() if outcome == "failed"]
         board.finished, board.recorded, board.hurry = carried.finished, carried.recorded, carried.hurry
         board.stop, board.stop_message = carried.stop, carried.stop_message
+        board.counter, board.began_ms, board.superseded = carried.counter, carried.began_ms, carried.superseded
         return board
 
     def carry(self) -> Carried:
@@ -81,6 +86,9 @@ class Board:
             stop_message=self.stop_message,
             recorded=self.recorded,
             hurry=self.hurry,
+            counter=self.counter,
+            began_ms=self.began_ms,
+            superseded=self.superseded,
         )
 
     # tasks
@@ -90,7 +98,7 @@ class Board:
 
     def attempt_of(self, name: str) -> TaskAttempt:
         """What the activities are told: the task's present attempt."""
-        return TaskAttempt(
+        attempt = TaskAttempt(
             run_id=self.run_id,
             task=name,
             task_id=self.id_of(name),
@@ -98,6 +106,7 @@ class Board:
             at=self.nodes[name].at,
             header=self.prepared.header,
         )
+        return attempt.model_copy(update={"counter": self.counter}) if self.counter else attempt
 
     def output_attempts(self, names: list[str]) -> dict[str, tuple[str, int]]:
         """Task ids and attempts of those that have run, here or in the run from which they are kept."""
@@ -125,6 +134,8 @@ class Board:
             result=result if done or self.graph.failed else "unknown",
             cause=cause,
             group=prepared.group,
+            counter=self.counter,
+            position=self.position,
             project=prepared.project,
             executor=prepared.executor,
             trigger=prepared.trigger,

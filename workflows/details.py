@@ -121,6 +121,9 @@ def _head(view: RunView, counts: dict[TaskStatus, int], namespace: str) -> str:
     words = [f"{done} of {total} done"] if total else ["no tasks"]
     words += [f"{counts[status]} {word}" for status, word in _HEADLINE if counts.get(status)]
     lines = [f"**{', '.join(words)}**"]
+    if view.phase == "queued":
+        number = f"run {view.counter} of its project, " if view.counter else ""
+        return f"**Waits for its turn**\n{number}{_code(_shorten(view.cause, _CAUSE_BYTES))}"
     if view.result != "unknown" or view.cause:
         cause = f": {_code(_shorten(view.cause, _CAUSE_BYTES))}" if view.cause else ""
         lines.append(f"Result: **{view.result}**{cause}")

@@ -31,6 +31,7 @@ with workflow.unsafe.imports_passed_through():
         RecordRun,
     )
     from runyard.reasons import Reason
+    from runyard.spec.group import WORD, LineWord
     from runyard.spec.run import (
         RUNS_QUEUE,
         WORKFLOW,
@@ -46,6 +47,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.details import current_details
     from workflows.state import Carried, Deleting, TaskRecord
     from workflows.task import FOR_EVER, HEARTBEAT, INFRASTRUCTURE, Driver
+    from workflows.turn import Turn
 
 BUSY = 20
 """From so many tasks in flight on, the details are rebuilt once a second instead of at every change."""
@@ -83,6 +85,7 @@ class RunWorkflow:
             self.board.unplanned = "queued"
         else:
             self.board = Board.of(info.workflow_id, info.first_execution_run_id, carried)
+        self._turn = Turn(self, over=carried is not None)
         self._drivers: dict[str, Driver] = {}
         self._line: deque[Driver] = deque()  # those that wait for room to try again
         self._to_delete: deque[DeleteTask] = deque()
@@ -112,11 +115,12 @@ class RunWorkflow:
         cancelled = False
         while True:
             try:
+                await self._wait_for_turn()
                 await self._go(request)
                 break
             except asyncio.CancelledError:
                 cancelled = self.board.hurry = True
-                self._stop(Reason.CANCELLED, "the run was cancelled")
+                self._stop(*self._why_cancelled())
         return self._end(cancelled=cancelled or self.board.stop is Reason.CANCELLED)
 
     # the start
@@ -151,9 +155,23 @@ class RunWorkflow:
         """Search attributes: what runs are found by."""
         prepared = self.board.prepared
         words = [(PROJECT, prepared.project), (GROUP, prepared.group), (OWNER, prepared.owner)]
-        words += [(TRIGGER, prepared.trigger), (STAGE, "running")]
+        words += [(TRIGGER, prepared.trigger), (STAGE, "queued" if prepared.lines else "running")]
         updates = [key.value_set(_fit(word, ATTRIBUTE_BYTES)) for key, word in words if word]
         workflow.upsert_search_attributes([*updates, TASKS.value_set(len(prepared.tasks))])
+
+    async def _wait_for_turn(self) -> None:
+        if not self._turn.over:
+            await self._turn.wait()
+            if self._turn.skipped and self.board.stop is None:  # as a run that has no task: it ends at once
+                nothing = {"tasks": [], "nothing": self._turn.skipped}
+                prepared, old = self.board.prepared.model_copy(update=nothing), self.board
+                self.board = Board(old.run_id, old.execution_id, old.clock.created_at, prepared)
+                self.board.counter = old.counter
+
+    def _why_cancelled(self) -> tuple[Reason, str]:
+        if self.board.superseded:
+            return Reason.SUPERSEDED, self.board.superseded
+        return Reason.CANCELLED, "the run was cancelled"
 
     def _resume(self, carried: Carried) -> None:
         """A driver for each task that was in flight when the last execution ended."""
@@ -262,7 +280,9 @@ class RunWorkflow:
             workflow.upsert_search_attributes([failed, STAGE.value_set("failing")] if first else [failed])
 
     async def _watch_timeout(self, timeout_s: float) -> None:
-        left_ms = round(timeout_s * 1000) - self.board.clock.ms(workflow.now())
+        if not self._turn.over:
+            await workflow.wait_condition(lambda: self._turn.over)
+        left_ms = round(timeout_s * 1000) + self.board.began_ms - self.board.clock.ms(workflow.now())
         await workflow.sleep(timedelta(milliseconds=max(1, left_ms)), summary="timeout of the run")
         self._stop(Reason.TIMEOUT_RUN, f"the run took longer than its timeout of {timeout_s:g} s")
 
@@ -371,12 +391,17 @@ class RunWorkflow:
         if cancelled and view.result == "stopped":
             workflow.upsert_search_attributes([STAGE.value_set("cancelled")])
             raise asyncio.CancelledError
-        workflow.upsert_search_attributes([STAGE.value_set(view.result)])
+        workflow.upsert_search_attributes([STAGE.value_set("skipped" if self._turn.skipped else view.result)])
         if view.result != "success":
             raise ApplicationError(view.cause, result, type="RunFailed", non_retryable=True)
         return result
 
     # messages
+
+    @workflow.signal(name=WORD, description="What a line says to the run that waits in it.")
+    def hear_line(self, word: LineWord) -> None:
+        self._turn.hear(word)
+        self.changed()
 
     @workflow.query(description="The run and each of its tasks, as JSON.")
     def describe(self) -> RunView:

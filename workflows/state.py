@@ -64,6 +64,9 @@ class Carried(Model):
     stop_message: str = ""
     recorded: bool = False
     hurry: bool = False
+    counter: int = 0
+    began_ms: int = 0
+    superseded: str = ""
 
 
 class Clock:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from runyard.cli.ours import find_stranger
 from runyard.cli.text import seconds
 from runyard.errors import RunyardError
+from runyard.spec.group import LINES_QUEUE
 from runyard.spec.run import RUNS_QUEUE, executor_queue
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ async def temporal(
     if spaces.state == "wrong":
         return
     yield await _search_attributes(client, fix=fix)
-    for queue in dict.fromkeys((RUNS_QUEUE, executor_queue(settings.executor))):
+    for queue in dict.fromkeys((RUNS_QUEUE, LINES_QUEUE, executor_queue(settings.executor))):
         yield await _worker(client, queue)
 
 
@@ -180,7 +181,8 @@ async def _worker(client: "Client", queue: str) -> Check:
     except RPCError as error:
         return Check(name, "wrong", f"{queue}: {error.message[:200]}", "Is the account allowed to see it?")
     if not answer.pollers:
-        option = "--runs" if queue == RUNS_QUEUE else f"--executor {queue.removeprefix(RUNS_QUEUE + '-')}"
+        runs = queue in (RUNS_QUEUE, LINES_QUEUE)
+        option = "--runs" if runs else f"--executor {queue.removeprefix(RUNS_QUEUE + '-')}"
         return Check(name, "wrong", f"none on the queue {queue}", f"Start one: `runyard worker {option}`.")
     return Check(name, "ok", f"{len(answer.pollers)} on the queue {queue}")
 

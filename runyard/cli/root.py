@@ -46,6 +46,7 @@ class LazyGroup(click.Group):
         "exec": ("exec:exec_", "One run on a server of its own, here and now."),
         "dev": ("dev:dev", "A server, a worker and a store for this machine."),
         "run": ("run:run", "Start, find, follow and decide runs."),
+        "group": ("group:group", "Who runs, who waits, in which order."),
         "lint": ("lint:lint", "Every mistake of a run file."),
         "schema": ("lint:schema", "The JSON Schema of run files."),
         "cache": ("cache:cache", "List and remove caches."),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--commit", default="", help="The commit to take.")
 @click.option("--message", default="", help="The commit's message: `[ci skip]` in it makes no run.")
 @click.option("--group", default="", help="Runs of one group run in order, e.g. /project/web/branch/main.")
+@click.option("--group-policy", default="", help="queue, 'parallel: N', cancel-superseded or skip-if-running.")
 @click.option("--project", default="", help="The project that it belongs to.")
 @click.option("--cache-group", default="", help="Whose caches it sees.")
 @click.option("--priority", type=click.IntRange(1, 5), default=3, show_default=True, help="1 comes first.")
@@ -59,6 +60,7 @@ def start(
     commit: str,
     message: str,
     group: str,
+    group_policy: str,
     project: str,
     cache_group: str,
     priority: int,
@@ -88,6 +90,7 @@ def start(
         executor=settings.executor,
         message=message,
         group=group,
+        group_policy=group_policy,
         project=project,
         cache_group=cache_group,
         priority=priority,

@@ -26,7 +26,7 @@ def table(views: Iterable[RunView], *, now: datetime) -> list[Line]:
         age = f"{seconds((now - view.created_at).total_seconds())} ago" if view.created_at else ""
         rows.append(
             [
-                (clean(view.id), "strong"),
+                (clean(view.id) + (f" #{view.counter}" if view.counter else ""), "strong"),
                 (word, _WORD.get(view.result, "busy")),
                 (age, ""),
                 (between(view.created_at, view.ended_at or now), ""),

@@ -6,7 +6,7 @@ from typing import Literal
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 
 from runyard.spec.run import WORKFLOW, RunPhase, RunResultWord, RunView
-from runyard.temporal import GROUP, PROJECT, TRIGGER
+from runyard.temporal import COUNTER, GROUP, PROJECT, STAGE, TRIGGER
 
 Phase = Literal["open", "closed", "success", "failed", "cancelled"]
 
@@ -44,8 +44,13 @@ def view_of(execution: WorkflowExecution, memo: Mapping[str, object], *, cause: 
     attributes = execution.typed_search_attributes
     status = execution.status or WorkflowExecutionStatus.RUNNING
     phase, result = _OUTCOME.get(status, ("running", "unknown"))
+    stage = attributes.get(STAGE, "")
     if status is WorkflowExecutionStatus.TERMINATED:
         cause = cause or "terminated from outside"
+    if stage == "queued" and phase == "running":
+        phase = "queued"
+    if stage == "skipped":
+        cause = cause or "skipped: an earlier run of its group had not ended"
     return RunView(
         id=execution.id,
         name=str(memo.get("run", "")),
@@ -54,6 +59,7 @@ def view_of(execution: WorkflowExecution, memo: Mapping[str, object], *, cause: 
         cause=cause,
         project=attributes.get(PROJECT, ""),
         group=attributes.get(GROUP, ""),
+        counter=attributes.get(COUNTER, 0),
         trigger=attributes.get(TRIGGER, ""),
         executor=str(memo.get("executor", "")),
         restart_of=str(memo.get("restart_of", "")),

@@ -15,7 +15,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from runyard.client import listing, restarting, starting
+from runyard.client import groups, listing, restarting, starting
 from runyard.client.files import check, check_run_id, read_file
 from runyard.client.listing import Phase
 from runyard.client.remote import from_rpc
@@ -24,6 +24,7 @@ from runyard.client.ui import find_ui
 from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable, StoreError
 from runyard.records.runs import list_runs, read_result
 from runyard.settings import Settings
+from runyard.spec.group import LineView
 from runyard.spec.plan import Plan, Source
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
 from runyard.store.base import ObjectStore
@@ -113,6 +114,7 @@ class Runyard:
         *,
         tasks: Iterable[str] = (),
         group: str = "",
+        group_policy: str = "",
         project: str = "",
         cache_group: str = "",
         source: Source | None = None,
@@ -139,6 +141,7 @@ class Runyard:
             run=run,
             tasks=list(tasks),
             group=group,
+            group_policy=group_policy,
             project=project,
             cache_group=cache_group,
             executor=executor or self.settings.executor,
@@ -259,6 +262,20 @@ class Runyard:
         oldest = datetime.min.replace(tzinfo=UTC)
         newest = sorted(views.values(), key=lambda view: view.created_at or oldest, reverse=True)
         return tuple(newest[:limit])
+
+    async def line(self, group: str) -> LineView:
+        """Who of this group's root runs and who waits, now. Raises InvalidRequest, NotFound, ServerUnavailable."""
+        try:
+            return await groups.read_line(self.client, group)
+        except RPCError as error:
+            raise self.explain(error, what=f"the line of {group}") from error
+
+    async def lines(self, *, limit: int = 100) -> tuple[LineView, ...]:
+        """All lines: of roots of groups, and of executors whose runs are limited. Raises ServerUnavailable."""
+        try:
+            return await groups.list_lines(self.client, limit=limit)
+        except RPCError as error:
+            raise self.explain(error, what="the list of lines") from error
 
     async def _visible(self, phase: Phase | None, project: str, group: str, limit: int) -> Iterable[RunView]:
         if self._client is None:

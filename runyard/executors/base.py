@@ -53,6 +53,8 @@ class Launch(Model):
     assignment: Assignment
     digest: str
     owner: str
+    run_owner: str = ""  # whose run it is: owners get room in turn
+    priority: int = 3  # 1 comes first
     deadline_s: float | None = None  # main may run this long at most, also when no worker is alive
     grace_s: float = 10
 

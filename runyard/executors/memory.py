@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from runyard.errors import Conflict, ExecutorError, Fenced
 from runyard.executors.base import Ended, Launch, PodSeen, Progress, Report
+from runyard.executors.line import Line
 from runyard.executors.memory_pod import PodPlay
 from runyard.reasons import Reason
 from runyard.spec.plan import TaskPlan
@@ -44,7 +45,7 @@ class MemoryExecutor:
         self._create_s = create_s
         self._pods: dict[str, _Pod] = {}
         self._alive = 0
-        self._line = asyncio.Lock()  # who waits for room waits in turn
+        self._line = Line()
         self._freed = asyncio.Event()
         self._uids = itertools.count(1)
 
@@ -60,7 +61,7 @@ class MemoryExecutor:
         if self._create_s:
             await asyncio.sleep(self._create_s)
         if launch.name not in self._pods:
-            await self._room(launch.name, report)
+            await self._room(launch, report)
         pod = self._pods.get(launch.name) or self._make(launch)
         if pod.launch.digest != launch.digest:
             raise Conflict(f"there is a pod {launch.name} that was asked for with other words")
@@ -120,17 +121,22 @@ class MemoryExecutor:
         pod = self._pods.get(ref.name)
         return pod if pod is not None and ref.uid in ("", pod.uid) else None
 
-    async def _room(self, name: str, report: Report) -> None:
-        """Wait until a slot is free, or until somebody else has made the pod."""
+    async def _room(self, launch: Launch, report: Report) -> None:
+        """Wait until a slot is free and take it, or until somebody else has made the pod."""
         if self._slots is None:
             return
-        if self._line.locked():
-            report(_waiting(f"{self._slots} slots, others are before it"))
-        async with self._line:
-            while self._alive >= self._slots and name not in self._pods:
-                report(_waiting(f"{self._alive} of {self._slots} slots are in use"))
-                self._freed.clear()
-                await self._freed.wait()
+        async with self._line.place(priority=launch.priority, owner=launch.run_owner) as place:
+            while launch.name not in self._pods:
+                if not place.is_first.is_set():
+                    report(_waiting(f"{self._slots} slots, others are before it"))
+                    await place.first()
+                elif self._alive < self._slots:
+                    place.serve()
+                    self._make(launch)
+                else:
+                    report(_waiting(f"{self._alive} of {self._slots} slots are in use"))
+                    self._freed.clear()
+                    await self._freed.wait()
 
     def _make(self, launch: Launch) -> _Pod:
         pod = _Pod(f"m{next(self._uids)}", launch)

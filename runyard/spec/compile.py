@@ -17,6 +17,7 @@ from runyard.errors import InvalidRequest
 from runyard.spec import plan, source, values
 from runyard.spec.check import closure
 from runyard.spec.complaints import Complaints
+from runyard.spec.group import check_group, parse_policy
 from runyard.spec.parse import ParsedFile, ParsedRun, ParsedTask, parse
 from runyard.spec.plan import FromOutput, Plan, RunPlan, TaskPlan
 from runyard.spec.planner import Planner
@@ -40,9 +41,12 @@ def compile_run(request: RunRequest, *, run_id: str, execution_id: str) -> Plan:
     Blocks for some seconds at most (Jsonnet, regular expressions); no I/O but their child processes.
 
     Raises InvalidRunFile with every problem of the file, InvalidRequest where the request names a run or a
-    task that the file does not have or sets a variable of an impossible name.
+    task that the file does not have, a group that is no path, or sets a variable of an impossible name.
     """
     check_variables(request)
+    if request.group:
+        check_group(request.group)
+    parse_policy(request.group_policy)
     if is_skipped(request.message):
         return Plan(run=RunPlan(run_id=run_id, name=request.run, executor=request.executor), tasks=[])
     commit = Commit.of(request)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from runyard.model import Input
 from runyard.spec import plan, values
 from runyard.spec.depends import Depends
-from runyard.spec.policies import ApprovalOf, RetryOf, Timeouts
+from runyard.spec.policies import ApprovalOf, GroupPath, GroupPolicy, RetryOf, Timeouts
 from runyard.spec.runtime import Pod, Registries, Resources, Runtime
 from runyard.spec.steps import Steps
 from runyard.spec.values import Duration, Filled, Flag, Name, Positive, Text
@@ -82,7 +82,8 @@ class RunHead(Level):
     name: Name
     when: When | None = None
     environment: values.Variables = Field({}, description="Of all its tasks; a task's own outranks it")
-    group: Text = Field("", description="Runs of one group run one at a time, in order")
+    group: GroupPath = Field("", description="Runs of one group run one at a time, in order")
+    group_policy: GroupPolicy = Field("", description="What a run does while others of its group are open")
     cache_group: Text = Field("", description="Whose caches the run sees")
     timeout: Duration | None = Field(None, description="Of the whole run; 0 = none")
     concurrency: Positive | None = Field(None, description="Tasks of this run at a time")

@@ -239,6 +239,9 @@ class RunPlan(Model):
     execution_id: str = ""  # a run's id may be used again: whose plan this is
     restart_of: str = ""  # the run that this one restarts
     group: str = ""
+    group_policy: str = ""
+    owner: str = ""
+    priority: int = 3
     project: str = ""
     cache_group: str = ""
     cache_fallback: str = ""  # restored from where the own group has nothing

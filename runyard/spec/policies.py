@@ -1,12 +1,14 @@
-"""What becomes of a task that fails, hangs or needs people, as users write it: retries, timeouts, approvals."""
+"""What becomes of a task that fails, hangs or needs people, and of a run that is not alone, as users write it."""
 
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
+from runyard.errors import InvalidRequest
 from runyard.model import Input
 from runyard.reasons import Reason
 from runyard.spec import values
+from runyard.spec.group import EXAMPLE, check_group, parse_policy
 from runyard.spec.tree import Written, clip, did_you_mean
 from runyard.spec.values import Count, Duration, Filled, Positive, PositiveDuration
 
@@ -115,4 +117,44 @@ ApprovalOf = Annotated[
     Approval | None,
     BeforeValidator(_approval),
     values.Or(({"type": "boolean"},)),
+]
+
+
+def _group(value: object) -> str:
+    words = values.text(value)
+    try:
+        return check_group(words) if words else ""
+    except InvalidRequest as error:
+        raise values.wrong(error.message, f"write a path such as {EXAMPLE}") from error
+
+
+def _group_policy(value: object) -> str:
+    several = isinstance(value, dict) and value.keys() == {"parallel"}
+    words = f"parallel: {values.native(value['parallel'])}" if several else values.text(value)  # type: ignore[index]
+    try:
+        parse_policy(words)
+    except InvalidRequest as error:
+        known = "`queue`, `parallel: 3`, `cancel-superseded` and `skip-if-running`"
+        raise values.wrong(error.message, f"there are {known}") from error
+    return words
+
+
+GroupPath = Annotated[str, PlainValidator(_group), WithJsonSchema({"type": "string", "pattern": "^(/.*)?$"})]
+_POLICIES = "^(queue|parallel: *[1-9][0-9]*|cancel-superseded|skip-if-running)?$"
+GroupPolicy = Annotated[
+    str,
+    PlainValidator(_group_policy),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": _POLICIES},
+                {
+                    "type": "object",
+                    "properties": {"parallel": {"type": "integer", "minimum": 1, "maximum": 9999}},
+                    "required": ["parallel"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
 ]

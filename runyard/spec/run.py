@@ -50,7 +50,8 @@ class RunRequest(Input):
     file_name: str = ".runyard/config.yml"  # for messages; its ending chooses the language
     run: str = ""
     tasks: list[str] = []  # only these and what they need; empty = all
-    group: str = ""
+    group: str = ""  # a path: its runs run one at a time, in order, if `group_policy` says nothing else
+    group_policy: str = ""  # `queue`, `parallel: N`, `cancel-superseded`, `skip-if-running`
     project: str = ""
     cache_group: str = ""
     cache_fallback: str = ""  # a group to restore from what its own does not have
@@ -173,6 +174,8 @@ class RunView(Model):
     result: RunResultWord = "unknown"
     cause: str = ""  # one line, of a run that failed
     group: str = ""
+    counter: int = 0  # the run's number in its group's root; 0 = none
+    position: int = 0  # in the line where it waits, from 1; `cause` then says what for
     project: str = ""
     executor: str = ""
     trigger: str = ""

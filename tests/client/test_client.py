@@ -154,7 +154,7 @@ async def test_ids_that_cannot_be(idle: Runyard, run_id: str) -> None:
 
 
 async def test_list(runs: Runyard, client: Client) -> None:
-    good = await runs.start(file(task("a", "echo"), name="good"), project="it's", group="/g")
+    good = await runs.start(file(task("a", "echo"), name="good"), project="it's", group="/g/web")
     bad = await runs.start(file(task("a", "exit 1"), name="bad"), project="it's")
     await asyncio.gather(good.result(), bad.result())
 
@@ -167,7 +167,7 @@ async def test_list(runs: Runyard, client: Client) -> None:
     assert await ids(phase="failed") == [bad.id]
     assert await ids(phase="success") == [good.id]
     assert await ids(phase="open") == []
-    assert await ids(group="/g") == [good.id]
+    assert await ids(group="/g/web") == [good.id]
     assert len(await ids(limit=1)) == 1
     view = next(view for view in await runs.list(project="it's") if view.id == bad.id)
     assert (view.name, view.result, view.executor) == ("bad", "failed", "memory")

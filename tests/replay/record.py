@@ -15,6 +15,7 @@ from unittest.mock import patch
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from runyard.executors.memory import MemoryExecutor
+from runyard.spec.group import root_line
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, ApprovalRequest, RunResult, RunView, TaskRequest
 from runyard.store.posix import PosixStore
 from runyard.temporal import connect
@@ -114,8 +115,78 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
 }
 
 
-async def start(client: Client, request: dict[str, object], run_id: str) -> Handle:
-    return await client.start_workflow(WORKFLOW, request, id=run_id, task_queue=RUNS_QUEUE, result_type=RunResult)
+GROUP = "/project/recorded/branch/main"
+
+
+async def start(client: Client, name: str, run: dict[str, object], **request: object) -> Handle:
+    return await client.start_workflow(
+        WORKFLOW,
+        {"file": {"runs": [{"name": name, **run}]}, "executor": "memory", **request},
+        id=f"recorded-{name}",
+        task_queue=RUNS_QUEUE,
+        result_type=RunResult,
+    )
+
+
+async def start_again(client: Client, run_id: str, tasks: list[str]) -> Handle:
+    return await client.start_workflow(
+        WORKFLOW,
+        {"restart": {"run": run_id, "tasks": tasks}},
+        id=f"{run_id}-again",
+        task_queue=RUNS_QUEUE,
+        result_type=RunResult,
+    )
+
+
+async def save(client: Client, workflow_id: str, name: str) -> None:
+    executions = [e async for e in client.list_workflows(f"WorkflowId = '{workflow_id}'")]
+    executions.sort(key=lambda e: e.start_time)
+    for number, execution in enumerate(executions, start=1):
+        history = await client.get_workflow_handle(workflow_id, run_id=execution.run_id).fetch_history()
+        stem = f"{name}-{number}" if len(executions) > 1 else name
+        (HERE / f"{stem}.json").write_text(history.to_json() + "\n")
+    print(name, len(executions))
+
+
+async def record_shape(client: Client, name: str) -> None:
+    run, act = SHAPES[name]
+    with patch("activities.run.HISTORY_EVENTS", 60 if name in ("continued", "restarted") else 4_000):
+        handle = await start(client, name, run)
+        await act(handle)
+        with contextlib.suppress(WorkflowFailureError):
+            await handle.result()
+        if name == "restarted":
+            handle = await start_again(client, handle.id, ["t0"])
+            await handle.result()
+    await save(client, handle.id, name)
+
+
+async def record_turns(client: Client) -> None:
+    """Runs of one group, each of which waits, is skipped, superseded or cancelled; and their line, continued."""
+    group = {"group": GROUP}
+    slow, quick = {"tasks": [task("a", "sleep 600")]}, {"tasks": [task("a", "true")]}
+
+    async def waits(handle: Handle) -> None:
+        while not (await handle.query("describe", result_type=RunView)).position:
+            await asyncio.sleep(0.05)
+
+    with patch("activities.group.HISTORY_EVENTS", 30):
+        handles = [await start(client, "turn", quick, **group)]
+        await handles[0].result()
+        handles += [await start(client, "turn_superseded", slow, **group)]
+        await when("running", nothing)(handles[-1])
+        handles += [await start(client, "turn_skipped", quick, **group, group_policy="skip-if-running")]
+        await handles[-1].result()
+        handles += [await start(client, "turn_cancelled", quick, **group)]
+        await waits(handles[-1])
+        await handles[-1].cancel()
+        handles += [await start(client, "turn_waited", quick, **group, group_policy="cancel-superseded")]
+        for handle in handles:
+            with contextlib.suppress(WorkflowFailureError):
+                await handle.result()
+    for handle in handles:
+        await save(client, handle.id, handle.id.removeprefix("recorded-"))
+    await save(client, root_line(GROUP), "line")
 
 
 async def main() -> None:
@@ -129,27 +200,11 @@ async def main() -> None:
             await require_search_attributes(client)
             for worker in build_workers(client, PosixStore(Path(folder) / "store"), [MemoryExecutor()]):
                 await stack.enter_async_context(worker)
-            for name, (run, act) in SHAPES.items():
-                if list(HERE.glob(f"{name}.json")) or list(HERE.glob(f"{name}-1.json")):
-                    continue
-                events = 60 if name in ("continued", "restarted") else 4_000
-                request: dict[str, object] = {"file": {"runs": [{"name": name, **run}]}, "executor": "memory"}
-                with patch("activities.run.HISTORY_EVENTS", events):
-                    handle = await start(client, request, f"recorded-{name}")
-                    await act(handle)
-                    with contextlib.suppress(WorkflowFailureError):
-                        await handle.result()
-                    if name == "restarted":
-                        restart = {"restart": {"run": handle.id, "tasks": ["t0"]}}
-                        handle = await start(client, restart, f"recorded-{name}-again")
-                        await handle.result()
-                executions = [e async for e in client.list_workflows(f"WorkflowId = '{handle.id}'")]
-                executions.sort(key=lambda e: e.start_time)
-                for number, execution in enumerate(executions, start=1):
-                    history = await client.get_workflow_handle(handle.id, run_id=execution.run_id).fetch_history()
-                    stem = f"{name}-{number}" if len(executions) > 1 else name
-                    (HERE / f"{stem}.json").write_text(history.to_json() + "\n")
-                print(name, len(executions))
+            for name in SHAPES:
+                if not (list(HERE.glob(f"{name}.json")) or list(HERE.glob(f"{name}-1.json"))):
+                    await record_shape(client, name)
+            if not (HERE / "line-1.json").exists():
+                await record_turns(client)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from temporalio.worker import Replayer
 from yard import SANDBOX
 
 from runyard.temporal import data_converter
+from workflows.group import GroupWorkflow
 from workflows.run import RunWorkflow
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
@@ -30,10 +31,18 @@ def test_there_are_histories() -> None:
         "continued-2",
         "restarted-1",
         "restarted-2",
+        "turn",
+        "turn_waited",
+        "turn_skipped",
+        "turn_superseded",
+        "turn_cancelled",
+        "line-1",
+        "line-2",
     }
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_a_recorded_history_replays(path: Path) -> None:
-    replayer = Replayer(workflows=[RunWorkflow], workflow_runner=SANDBOX, data_converter=data_converter())
+    workflows = [RunWorkflow, GroupWorkflow]
+    replayer = Replayer(workflows=workflows, workflow_runner=SANDBOX, data_converter=data_converter())
     await replayer.replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))

@@ -304,7 +304,7 @@ def test_short_forms() -> None:
 def test_the_run_of_the_plan() -> None:
     run = {
         "name": "r",
-        "group": "/g",
+        "group": "/g/web",
         "cache_group": "shared",
         "timeout": "2h",
         "concurrency": 4,
@@ -318,7 +318,7 @@ def test_the_run_of_the_plan() -> None:
         execution_id="exec",
         made_by=__version__,
         name="r",
-        group="/g",
+        group="/g/web",
         project="p",
         cache_group="shared",
         annotations={"k": "v"},
@@ -328,8 +328,8 @@ def test_the_run_of_the_plan() -> None:
         fail_fast=True,
         hold_failed=True,
     )
-    asked = plan({"runs": [run]}, group="/other", cache_group="mine").run
-    assert (asked.group, asked.cache_group) == ("/other", "mine")
+    asked = plan({"runs": [run]}, group="/other/web", cache_group="mine").run
+    assert (asked.group, asked.cache_group) == ("/other/web", "mine")
     del run["cache_group"]
     assert plan({"runs": [run]}, project="p").run.cache_group == "p"
 

@@ -430,7 +430,7 @@ async def test_names_of_every_kind(yard: Yard) -> None:
 
 async def test_many_failed_tasks_with_long_names_do_not_stop_the_run(yard: Yard) -> None:
     names = [f"{n:02d}{'🦀' * 98}" for n in range(25)]
-    handle = await yard.start(file(*[task(name, "exit 1") for name in names]), group="/g/" + "é" * 900)
+    handle = await yard.start(file(*[task(name, "exit 1") for name in names]), group="/g/web/branch/" + "é" * 450)
     await failure(handle)
     description = await yard.client.get_workflow_handle(handle.id).describe()
     assert description.status is WorkflowExecutionStatus.FAILED

@@ -79,7 +79,7 @@ class LocalExecutor:
         await self._prepare()
         if pod.facts() is None:
             with contextlib.suppress(FileExistsError):  # somebody else was faster: then it is adopted
-                facts, taken = await self._room.take(pod.name, lambda: self._make(launch, values), report)
+                facts, taken = await self._room.take(launch, lambda: self._make(launch, values), report)
                 # the pod is there and its nest on the way: who follows waits for it, while Temporal takes its time
                 self._claims[facts.uid] = taken
                 return PodRef(name=pod.name, uid=facts.uid)

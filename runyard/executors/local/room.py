@@ -2,7 +2,7 @@
 
 Several workers of one machine share the tasks folder, so the count is taken from the folder and not from
 memory: a worker that was killed leaves no slot behind, and its pods still count. Who waits in this process
-waits in one line (first come, first served), and only its head looks; it is woken when a nest that this
+waits in one line (see runyard.executors.line), and only its head looks; it is woken when a nest that this
 process started ends or a pod is deleted, and looks anyway every half second for what others do.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from runyard.executors.base import Progress, Report
+from runyard.executors.base import Launch, Progress, Report
+from runyard.executors.line import Line
 from runyard.executors.local import folder
 
 T = TypeVar("T")
@@ -44,34 +45,38 @@ class Room:
     def __init__(self, tasks: Path, slots: int) -> None:
         self._tasks = tasks
         self._slots = slots
-        self._line = asyncio.Lock()
+        self._line = Line()
         self._freed = asyncio.Event()
 
     def look_again(self) -> None:
         """Something may have ended."""
         self._freed.set()
 
-    async def take(self, name: str, make: Callable[[], T], report: Report) -> T:
+    async def take(self, launch: Launch, make: Callable[[], T], report: Report) -> T:
         """Call ``make`` once there is room. It must not wait, so that a cancel cannot come in between.
 
         Raises FileExistsError as soon as there is a pod of that name, whoever made it.
         """
-        if self._line.locked():
-            report(Progress(state="waiting", message=f"waits for room: {self._slots} slots, others are before it"))
-        async with self._line:
+        async with self._line.place(priority=launch.priority, owner=launch.run_owner) as place:
             while True:
+                if not place.is_first.is_set():
+                    report(_waiting(f"{self._slots} slots, others are before it"))
+                    await place.first()
                 self._freed.clear()
                 async with locked(self._tasks):
-                    if (self._tasks / name).exists():
-                        raise FileExistsError(name)
+                    if (self._tasks / launch.name).exists():
+                        raise FileExistsError(launch.name)
                     used = in_use(self._tasks)
                     if used < self._slots:
+                        place.serve()
                         return make()
-                report(
-                    Progress(state="waiting", message=f"waits for room: {used} of {self._slots} slots are in use")
-                )
+                report(_waiting(f"{used} of {self._slots} slots are in use"))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._freed.wait(), _LOOK_S)
+
+
+def _waiting(why: str) -> Progress:
+    return Progress(state="waiting", message=f"waits for room: {why}")
 
 
 def in_use(tasks: Path) -> int:

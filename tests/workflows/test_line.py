@@ -1,0 +1,135 @@
+"""Who has a turn in a line, rule by rule; and, at random, what holds whatever happens."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runyard.spec.group import Caps as Limits
+from runyard.spec.group import Entry, LineState, Policy, lines_of
+from runyard.spec.plan import RunPlan
+from workflows.line import Line
+
+A, B = "/project/web/branch/a", "/project/web/branch/b"
+
+
+def entry(run_id: str, group: str = A, kind: str = "queue", limit: int = 1, **more: object) -> Entry:
+    policy = Policy.model_validate({"kind": kind, "limit": limit})
+    return Entry.model_validate(
+        {"line": "l", "run_id": run_id, "execution_id": run_id, "group": group, "policy": policy, **more}
+    )
+
+
+def line(*entries: Entry) -> Line:
+    made = Line(LineState())
+    for each in entries:
+        made.enter(each)
+    return made
+
+
+def admit(made: Line) -> list[str]:
+    admitted = []
+    while (member := made.next()) is not None:
+        made.admit(member)
+        admitted.append(member.entry.run_id)
+    return admitted
+
+
+def test_one_at_a_time_in_each_group() -> None:
+    made = line(entry("1"), entry("2"), entry("3", B))
+    assert admit(made) == ["1", "3"]
+    made.leave("1")
+    assert admit(made) == ["2"]
+
+
+def test_a_run_that_comes_again_keeps_its_number_and_its_place() -> None:
+    made = line(entry("1"), entry("2"), entry("1"), entry("2"))
+    assert made.counter == 2
+    assert [(m.entry.run_id, m.place) for m in made.waiting()] == [("1", 1), ("2", 2)]
+
+
+def test_a_run_that_brings_its_number_stands_where_it_stood() -> None:
+    made = line(entry("new"), entry("old", counter=7), entry("older", counter=5))
+    assert [m.entry.run_id for m in made.waiting()] == ["new", "older", "old"]
+    assert made.enter(entry("next")).place == 8
+
+
+def test_what_the_newest_run_says_holds() -> None:
+    made = line(entry("1"), entry("2"))
+    assert admit(made) == ["1"]
+    made.enter(entry("3", kind="parallel", limit=3))
+    assert admit(made) == ["2", "3"]
+    made.enter(entry("4"))
+    made.leave("1")
+    made.leave("2")
+    assert admit(made) == []
+    made.leave("3")
+    assert admit(made) == ["4"]
+
+
+def test_a_cap_lets_in_by_priority_then_by_owner_then_by_number() -> None:
+    made = line(
+        entry("a1", "", owner="ann", cap=2),
+        entry("a2", "", owner="ann", cap=2),
+        entry("a3", "", owner="ann", cap=2),
+        entry("b1", "", owner="bob", cap=2),
+        entry("urgent", "", owner="ann", priority=1, cap=2),
+    )
+    assert admit(made) == ["urgent", "b1"]
+    made.leave("urgent")
+    assert [m.entry.run_id for m in made.order()] == ["a1", "a2", "a3"]
+    assert admit(made) == ["a1"]
+
+
+def test_only_older_runs_are_superseded_and_only_newer_ones_skipped() -> None:
+    made = line(entry("1"), entry("2"), entry("3", kind="cancel-superseded"), entry("4", B))
+    assert [m.entry.run_id for m in made.superseded()] == ["1", "2"]
+    made.enter(entry("5", kind="skip-if-running"))
+    assert [m.entry.run_id for m in made.skipped()] == ["5"]
+    made.enter(entry("6", B, kind="skip-if-running"))
+    assert [m.entry.run_id for m in made.skipped()] == ["5", "6"]
+
+
+def test_positions_are_those_that_people_count() -> None:
+    made = line(entry("1"), entry("2"), entry("3"), entry("other", B, cap=1))
+    assert admit(made) == ["1"]
+    assert [made.position(m) for m in made.waiting()] == [1, 2, 1]
+    assert made.why(made.waiting()[1]) == f"waits for earlier runs of {A} (1 running)"
+    assert made.why(made.waiting()[2]) == "waits for room: 1 of 1 runs at a time are running"
+
+
+def test_where_a_run_waits() -> None:
+    run = RunPlan(run_id="r", name="n", group=A, group_policy="parallel: 4", owner="ann", executor="gpu")
+    found = lines_of(run, execution_id="e", caps=Limits(project_runs=3, executor_runs={"gpu": 2}))
+    assert [(each.line, each.group, each.cap) for each in found] == [
+        ("runyard-group:/project/web", A, 3),
+        ("runyard-queue:gpu", "", 2),
+    ]
+    assert found[0].policy == Policy(kind="parallel", limit=4)
+    assert lines_of(run.model_copy(update={"group": ""}), execution_id="e", caps=Limits()) == []
+
+
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["enter", "leave"]), st.integers(0, 9), st.sampled_from([A, B, ""])), max_size=60
+)
+
+
+@given(events=EVENTS, cap=st.none() | st.integers(1, 3))
+def test_whatever_happens_a_group_runs_one_at_a_time_in_order_and_survives_a_copy(
+    events: list[tuple[str, int, str]], cap: int | None
+) -> None:
+    made, begun = Line(LineState()), dict[str, list[int]]()
+    for serial, (what, number, group) in enumerate(events):
+        if what == "enter":
+            made.enter(entry(f"r{serial}-{number}", group, cap=cap))
+        elif members := [*made.running(), *made.waiting()]:
+            made.leave(members[number % len(members)].entry.run_id)
+        made = Line(LineState.model_validate_json(made.state().model_dump_json()))
+        while (member := made.next()) is not None:
+            made.admit(member)
+            begun.setdefault(member.entry.group, []).append(member.place)
+        running = [m.entry.group for m in made.running()]
+        assert cap is None or made.cap is None or len(running) <= cap
+        assert all(running.count(each) == 1 for each in (A, B) if each in running)
+    for group in (A, B):
+        assert all(one < two for one, two in pairwise(begun.get(group, [])))

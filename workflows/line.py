@@ -1,0 +1,164 @@
+"""Who waits in a line, and whose turn it is: pure, so that every rule can be tried without a server.
+
+The rules: within a group strictly by number, and as many at a time as its policy allows, the newest run's. In the
+whole line as many as its cap allows: by priority first, then by the owner who has the fewest running, then by
+number. The whole state is small and plain (LineState): it is what an execution hands on to the next.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from runyard.spec.group import Entry, LineState, LineView, Member, Policy, Waiting
+
+
+class Line:
+    """Nothing of it waits or asks anybody. Members are kept by number."""
+
+    def __init__(self, state: LineState) -> None:
+        self.counter = state.counter
+        self.cap = state.cap
+        self.history_events = state.history_events
+        self._members = {member.entry.run_id: member for member in state.members}
+
+    def state(self) -> LineState:
+        return LineState(
+            counter=self.counter,
+            cap=self.cap,
+            members=list(self._members.values()),
+            history_events=self.history_events,
+        )
+
+    # what happens to it
+
+    def enter(self, entry: Entry) -> Member:
+        """A run wants its turn; it gets the next number, unless it is known or brings one."""
+        self.cap = entry.cap
+        known = self._members.get(entry.run_id)
+        if known is not None:
+            return known
+        place = entry.counter or self.counter + 1
+        self.counter = max(self.counter, place)
+        member = Member(entry=entry, place=place)
+        self._members[entry.run_id] = member
+        self._members = dict(sorted(self._members.items(), key=lambda each: each[1].place))
+        return member
+
+    def leave(self, run_id: str) -> None:
+        """It has ended, or does not want its turn any more."""
+        self._members.pop(run_id, None)
+
+    def admit(self, member: Member) -> None:
+        self._members[member.entry.run_id] = member.model_copy(update={"running": True})
+
+    # what follows from it
+
+    def member(self, run_id: str) -> Member | None:
+        return self._members.get(run_id)
+
+    def running(self) -> list[Member]:
+        return [member for member in self._members.values() if member.running]
+
+    def waiting(self) -> list[Member]:
+        return [member for member in self._members.values() if not member.running]
+
+    def policy(self, group: str) -> Policy:
+        """The newest run's: what was said last holds."""
+        newest = next((m for m in reversed(self._members.values()) if m.entry.group == group), None)
+        return newest.entry.policy if newest is not None else Policy()
+
+    def before(self, member: Member) -> list[Member]:
+        """Those of its group that came earlier."""
+        return [m for m in self._group(member.entry.group) if m.place < member.place]
+
+    def superseded(self) -> list[Member]:
+        """Those whose place a newer run of their group has taken."""
+        newest = {m.entry.group: m for m in self._members.values() if m.entry.group}
+        taking = [m for m in newest.values() if m.entry.policy.kind == "cancel-superseded"]
+        return [older for member in taking for older in self.before(member)]
+
+    def skipped(self) -> list[Member]:
+        """Those that do not want to wait, and would have to."""
+        return [
+            m
+            for m in self.waiting()
+            if m.entry.group and m.entry.policy.kind == "skip-if-running" and self.before(m)
+        ]
+
+    def next(self) -> Member | None:
+        """Whose turn it is now, if anybody's. Admit it, and ask again."""
+        if self.cap is not None and len(self.running()) >= self.cap:
+            return None
+        return next(iter(self._ready()), None)
+
+    def order(self) -> list[Member]:
+        """Those that wait, as they will have their turn if nothing changes: the first of each group first."""
+        ready = self._ready()
+        first = {member.entry.run_id for member in ready}
+        return [*ready, *(member for member in self.waiting() if member.entry.run_id not in first)]
+
+    def position(self, member: Member) -> int:
+        """From 1: its place among those of its group that wait, or among all whose group has room."""
+        ready = self._ready()
+        if member in ready:
+            return ready.index(member) + 1
+        return 1 + sum(not other.running for other in self.before(member))
+
+    def why(self, member: Member) -> str:
+        """What it waits for, as a sentence without an end."""
+        group = member.entry.group
+        if member in self._ready():
+            return f"waits for room: {len(self.running())} of {self.cap} runs at a time are running"
+        running = [m.entry.run_id for m in self._group(group) if m.running]
+        others = f" and {len(running) - 3} more" if len(running) > 3 else ""
+        held = f" ({', '.join(running[:3])}{others} running)" if running else ""
+        return f"waits for earlier runs of {group}{held}"
+
+    def view(self, line_id: str) -> LineView:
+        return LineView(
+            id=line_id,
+            counter=self.counter,
+            cap=self.cap,
+            running=[_waiting(member) for member in self.running()],
+            waiting=[_waiting(member) for member in self.order()],
+        )
+
+    # inside
+
+    def _group(self, group: str) -> Iterator[Member]:
+        return (m for m in self._members.values() if group and m.entry.group == group)
+
+    def _ready(self) -> list[Member]:
+        """Those whose group has room, in the order in which the cap lets them in."""
+        owners = Counter(member.entry.owner for member in self.running())
+        found: list[Member] = []
+        ready = list(self._first_of_groups())
+        while ready:  # each that is let in counts for its owner
+            best = min(ready, key=lambda m: (m.entry.priority, owners[m.entry.owner], m.place))
+            owners[best.entry.owner] += 1
+            ready.remove(best)
+            found.append(best)
+        return found
+
+    def _first_of_groups(self) -> Iterable[Member]:
+        room: dict[str, int] = {}
+        used = Counter(m.entry.group for m in self.running())
+        for member in self.waiting():
+            group = member.entry.group
+            if not group:
+                yield member
+                continue
+            left = room.setdefault(group, self.policy(group).limit - used[group])
+            if left > 0:
+                room[group] = left - 1
+                yield member
+
+
+def _waiting(member: Member) -> Waiting:
+    entry = member.entry
+    return Waiting(
+        run_id=entry.run_id,
+        group=entry.group,
+        counter=member.place,
+        owner=entry.owner,
+        priority=entry.priority,
+    )
