@@ -24,10 +24,11 @@ def _open_s3(settings: Settings) -> ObjectStore:
     try:
         from runyard.store.s3.store import open_s3  # whoever keeps a folder does not wait for this import
     except ModuleNotFoundError as error:
-        if error.name not in ("minio", "urllib3", "certifi"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("minio", "urllib3", "certifi"):
             raise
         raise ConfigError(
-            f"the store `s3` needs the package `{error.name}`, which is not installed",
+            f"the store `s3` needs the package `{package}`, which is not installed",
             remedy="Install Runyard with its extra: runyard[s3].",
         ) from error
     return open_s3(settings)

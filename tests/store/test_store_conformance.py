@@ -494,7 +494,7 @@ class StoreMachine(RuleBasedStateMachine):
 def test_any_sequence_of_calls(name: str, request: pytest.FixtureRequest) -> None:
     machine = type("Machine", (StoreMachine,), {"kind": kind_of(name, request)})
     quick = settings(
-        max_examples=60 if name != S3 else 20,
+        max_examples=60 if name != S3 else 6,
         stateful_step_count=25,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

@@ -1,5 +1,6 @@
 """Which store the settings open."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ async def test_folders(tmp_path: Path, word: str, kind: type, durable: bool) -> 
     assert (tmp_path / "store" / "data").is_dir()
 
 
-def test_a_kind_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="s3"):
+def test_a_bucket_without_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a bucket"):
         open_store(Settings(store="s3", state=tmp_path))
+
+
+def test_a_bucket_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Runyard was installed without the extra."""
+    for name in [name for name in sys.modules if name.startswith(("runyard.store.s3", "minio."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "minio", None)
+    with pytest.raises(ConfigError, match="package `minio`") as caught:
+        open_store(Settings(store="s3", state=tmp_path))
+    assert "runyard[s3]" in caught.value.remedy

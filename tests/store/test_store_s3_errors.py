@@ -47,6 +47,11 @@ async def _chunks() -> AsyncIterator[bytes]:
         yield bytes(1 << 20)
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runyard.store.s3.calls.PATIENCE_S", 1.0)
+
+
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_missing_bucket_is_no_answer(minio: MinioServer, call: str) -> None:
     store = minio.store(s3_bucket="elsewhere")
@@ -160,7 +165,7 @@ async def test_a_busy_store_is_asked_again_for_a_while(minio: MinioServer, call:
         store = minio.store(s3_endpoint=address)
         with pytest.raises(StoreUnavailable, match="SlowDown"):
             await CALLS[call](store)
-        assert len(asked) == 6
+        assert 3 <= len(asked) <= 10
         await store.close()
 
 

@@ -42,6 +42,11 @@ async def far(minio: MinioServer, proxy: Proxy) -> AsyncIterator[S3Store]:
     await store.close()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runyard.store.s3.calls.PATIENCE_S", 1.0)
+
+
 async def stream(data: bytes, chunk: int = 1 << 20) -> AsyncIterator[bytes]:
     for at in range(0, len(data), chunk):
         yield data[at : at + chunk]
@@ -63,6 +68,7 @@ async def test_a_download_does_not_go_on_with_another_version(far: S3Store) -> N
         await anext(chunks)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_download_that_is_cut_again_and_again_ends(far: S3Store, proxy: Proxy) -> None:
     await far.put("k", stream(BIG))
     proxy.cut_down_after = [1000] * 1000
@@ -102,6 +108,7 @@ async def test_a_store_that_is_away_for_a_moment(far: S3Store, proxy: Proxy) -> 
     await back
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_store_that_is_away(far: S3Store, proxy: Proxy) -> None:
     await proxy.stop()
     for call in (far.put("k", b"1"), read(far, "k"), far.stat("k"), far.delete("k"), anext(far.list(""))):
@@ -109,6 +116,7 @@ async def test_a_store_that_is_away(far: S3Store, proxy: Proxy) -> None:
             await call
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_store_that_stalls(far: S3Store, proxy: Proxy) -> None:
     await far.put("k", stream(BIG))
     chunks = far.get("k")
@@ -181,6 +189,7 @@ async def test_bytes_bent_on_the_way_up_are_sent_again(far: S3Store, proxy: Prox
     assert await read(far, "k", offset=9_000_000) == NEEDLE
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_bytes_bent_again_and_again_are_corrupt(far: S3Store, proxy: Proxy) -> None:
     proxy.replace_up, proxy.replacements = (NEEDLE, BENT), 1000
     with pytest.raises(Corrupt, match="not what was sent"):

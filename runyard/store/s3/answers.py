@@ -25,7 +25,8 @@ from runyard.errors import (
 )
 from runyard.store.s3.place import Place
 
-TRIES = 6
+TRIES = 100
+"""Of what may pass: as often as there is time for, see `Calls`. A store that restarts takes seconds."""
 
 _RACED = 4
 """MinIO says "access denied" too where a folder was pruned under its hands, by a delete of its last object."""

@@ -34,7 +34,7 @@ _AHEAD_S = 600
 """Renewed so long before the end …"""
 
 _FRESH_S = 60
-"""… and looked at again so often, since a file may be written anew at any time."""
+"""… and where no end is known looked at again so often, since a file may be written anew at any time."""
 
 _ROLE = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -88,9 +88,7 @@ class Kept(Provider):
                 return self._kept
             raise self._failed(error) from error
         self._kept = found
-        self._look_at = time.monotonic() + max(
-            _FRESH_S, min(_left_s(found) - _AHEAD_S, 24 * 3600) if found.expiration else 0
-        )
+        self._look_at = time.monotonic() + _good_for_s(found)
         return found
 
     def _failed(self, error: Exception) -> StoreDenied | StoreUnavailable:
@@ -140,6 +138,13 @@ def open_credentials(settings: Settings, http: urllib3.PoolManager) -> Kept:
 
 def _file(file: Path) -> Kept:
     return Kept(lambda: AWSConfigProvider(str(file)), str(file))
+
+
+def _good_for_s(found: Credentials) -> float:
+    """How long these are taken as they are."""
+    if found.expiration is None:
+        return _FRESH_S
+    return max(min(_FRESH_S, _left_s(found)), _left_s(found) - _AHEAD_S)
 
 
 def _left_s(credentials: Credentials) -> float:
