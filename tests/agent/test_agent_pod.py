@@ -359,9 +359,7 @@ def child_of(pid: int) -> int:
 
 def test_process_1_asks_all_processes_to_end(container: Stage) -> None:
     """Also those that have left the step's session, and its tree."""
-    command = (
-        "(setsid sh -c 'trap \"echo asked; : >../asked; exit\" TERM; : >../began; sleep 60 & wait; wait' &)\n"
-    )
+    command = "(setsid sh -c 'trap \"echo asked; : >../asked; exit\" TERM; : >../began; sleep 60 & wait' &)\n"
     command += "trap 'while [ ! -e ../asked ]; do sleep 0.05; done; exit' TERM; sleep 60 & wait"
     container.prepare(RunStep(command=command))
     agent = container.start_agent()
