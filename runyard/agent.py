@@ -2330,7 +2330,8 @@ class Cache:
             if found is not None:
                 files = unpack(self.work, found, self.work.path(step["dest_dir"]))
                 self._touch(found)
-                self.more = {"file": found["file"], "fallback": found["fallback"]}
+                if self.access["known"]:  # in a folder we have noted the use ourselves
+                    self.more = {"file": found["file"], "fallback": found["fallback"]}
                 return found["key"], "hit", f"{files} entries"
         return ", ".join(keys), "miss", "; ".join(said)
 
@@ -2500,7 +2501,8 @@ class Clone:
 
     Credentials come as RUNYARD_GIT_USERNAME and RUNYARD_GIT_PASSWORD, or in the URL. Either way they reach
     git through its environment and a helper that is bound to the host: never in an argument, the
-    repository's configuration or a log.
+    repository's configuration or a log. A key for ssh comes as RUNYARD_GIT_SSH_KEY, the text itself, and the
+    keys of hosts as RUNYARD_GIT_KNOWN_HOSTS; ssh wants files, which are there as long as the step runs.
     """
 
     def __init__(self, work: Work) -> None:
@@ -2540,13 +2542,38 @@ class Clone:
         if self.source["local"]:
             LocalCopy(self, self.source["url"]).run()
         else:
-            self._fetch(self._without_credentials(self.source["url"]), ["--depth", str(depth)] if depth else [])
-            if submodules:
-                more = ["--depth", str(depth)] if depth else []
-                self.git("submodule", "--quiet", "update", "--init", "--recursive", *more)
+            self._fetch_with_key(["--depth", str(depth)] if depth else [], submodules=submodules)
             self.work.say(self.ask("log", "-1", "--format=HEAD is now at %h %s").strip())
         if self.work.agent.owner is not None:
             own_tree(self.dest, self.work.agent.owner)
+
+    def _fetch_with_key(self, depth: list[str], *, submodules: bool) -> None:
+        """Fetch; a key for ssh is in a file of the agent's own meanwhile."""
+        key, hosts = (self.environ.pop(f"RUNYARD_GIT_{name}", "") for name in ("SSH_KEY", "KNOWN_HOSTS"))
+        if not key:
+            self._fetch_all(depth, submodules=submodules)
+            return
+        import shlex
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir=self.work.agent.scratch) as folder:  # mode 0700
+            for name, text in (("key", key), ("hosts", hosts)):
+                fd = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with open(fd, "w") as file:
+                    file.write(text.rstrip() + "\n")
+            if not hosts:
+                self.work.say("RUNYARD_GIT_KNOWN_HOSTS is not set: the host is believed to be who it says it is")
+            self.environ["GIT_SSH_COMMAND"] = (
+                f"ssh -o BatchMode=yes -o IdentitiesOnly=yes -i {shlex.quote(folder)}/key "
+                f"-o UserKnownHostsFile={shlex.quote(folder)}/hosts "
+                f"-o StrictHostKeyChecking={'yes' if hosts else 'accept-new'}"
+            )
+            self._fetch_all(depth, submodules=submodules)
+
+    def _fetch_all(self, depth: list[str], *, submodules: bool) -> None:
+        self._fetch(self._without_credentials(self.source["url"]), depth)
+        if submodules:
+            self.git("submodule", "--quiet", "update", "--init", "--recursive", *depth)
 
     def _without_credentials(self, url: str) -> str:
         from urllib.parse import unquote, urlsplit, urlunsplit
