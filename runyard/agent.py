@@ -1698,6 +1698,34 @@ class ExactReader:
         return data
 
 
+class Forward:
+    """A stream that only goes on, for `TarFile`, which asks where it is and skips by seeking.
+
+    Its own streams (``w|``, ``r|``) copy every byte several times, which is most of what packing costs.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.at = file, 0
+
+    def tell(self) -> int:
+        return self.at
+
+    def write(self, data: bytes) -> int:
+        self.file.write(data)
+        self.at += len(data)
+        return len(data)
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.file.read(size)
+        self.at += len(data)
+        return data
+
+    def seek(self, offset: int) -> int:
+        while self.at < offset and self.read(min(offset - self.at, 1 << 20)):
+            pass
+        return self.at
+
+
 class Packer:
     """Writes entries into a compressed tar that depends on them alone: names sorted, no owners, whole seconds.
 
@@ -1748,7 +1776,8 @@ class Packer:
             other = seen.setdefault(name, entry)[1]
             if other != path and not (os.path.isdir(path) and os.path.isdir(other)):
                 raise Failure(f"{other} and {path} would both become {name}")
-        with tarfile.open(mode="w|", fileobj=sink, format=tarfile.PAX_FORMAT, bufsize=1 << 18) as tar:  # type: ignore[call-overload]
+        whole = tarfile.TarFile("", "w", Forward(sink), tarfile.PAX_FORMAT, copybufsize=1 << 18)  # type: ignore[arg-type]
+        with whole as tar:
             return sum(self._add(tar, *seen[name]) for name in sorted(seen))
 
     def _add(self, tar: TarFile, name: str, path: str, source: str) -> bool:
@@ -1795,6 +1824,8 @@ class Compressor:
         self.out, self.work = out, work
         self.error: BaseException | None = None
         self.process = work.start(command, stdin=-1, stdout=-1, stderr=work.output)
+        assert self.process.stdin is not None
+        widen(self.process.stdin.fileno())
         self.thread = threading.Thread(target=self._carry, daemon=True)
         self.thread.start()
 
@@ -1874,12 +1905,12 @@ class Unpacker:
         os.close(self.parent[1])
         os.close(self.root)
 
-    def add(self, member: TarInfo, content: IO[bytes] | None) -> None:
+    def add(self, member: TarInfo, content: Forward) -> None:
         self.work.check()
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         if member.name.startswith("/") or ".." in parts:
             raise Failure(f"{member.name!r} would leave the folder; nothing of it is written")
-        if not (member.isreg() or member.isdir() or member.issym()):
+        if not (member.isreg() or member.isdir() or member.issym()) or member.issparse():
             raise Failure(f"{member.name!r} is neither file, folder nor link; it is refused")
         if not parts:
             return
@@ -1896,7 +1927,7 @@ class Unpacker:
                 os.symlink(member.linkname, parts[-1], dir_fd=fd)
                 self.links.append("/".join(parts))
                 self._own(parts[-1], fd)
-            elif content is not None:
+            else:
                 self._write(fd, parts[-1], member, content)
         except OSError as error:
             where = f"{member.name!r} in {self.folder}"
@@ -1960,7 +1991,7 @@ class Unpacker:
                     f"{'/'.join(parts)!r} is a folder with something in it, here in {self.folder}"
                 ) from inner
 
-    def _write(self, parent: int, name: str, member: TarInfo, content: IO[bytes]) -> None:
+    def _write(self, parent: int, name: str, member: TarInfo, content: Forward) -> None:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
         with open(fd, "wb", buffering=0) as file:
             left = member.size
@@ -1999,9 +2030,10 @@ def unpack(work: Work, stored: Stored, folder: str) -> int:
         file.seek(0)
         try:
             with decompressed(work, file, stored["file"]) as plain, Unpacker(folder, work) as unpacker:
-                with tarfile.open(mode="r|", fileobj=plain, bufsize=1 << 18) as tar:
+                stream = Forward(plain)
+                with tarfile.TarFile("", "r", stream) as tar:  # type: ignore[arg-type]
                     for member in tar:
-                        unpacker.add(member, tar.extractfile(member) if member.isreg() else None)
+                        unpacker.add(member, stream)  # which is where the member's content begins
                 unpacker.finish()
                 return unpacker.count
         except (tarfile.TarError, EOFError) as error:
@@ -2094,6 +2126,8 @@ class Decompressor:
     def __init__(self, command: list[str], file: IO[bytes], work: Work) -> None:
         self.work = work
         self.process = work.start(command, stdin=file.fileno(), stdout=-1, stderr=work.output)
+        assert self.process.stdout is not None
+        widen(self.process.stdout.fileno())
 
     def __enter__(self) -> IO[bytes]:
         assert self.process.stdout is not None
@@ -2296,7 +2330,8 @@ class Cache:
             if found is not None:
                 files = unpack(self.work, found, self.work.path(step["dest_dir"]))
                 self._touch(found)
-                self.more = {"file": found["file"], "fallback": found["fallback"]}
+                if self.access["known"]:  # in a folder we have noted the use ourselves
+                    self.more = {"file": found["file"], "fallback": found["fallback"]}
                 return found["key"], "hit", f"{files} entries"
         return ", ".join(keys), "miss", "; ".join(said)
 
@@ -2466,7 +2501,8 @@ class Clone:
 
     Credentials come as RUNYARD_GIT_USERNAME and RUNYARD_GIT_PASSWORD, or in the URL. Either way they reach
     git through its environment and a helper that is bound to the host: never in an argument, the
-    repository's configuration or a log.
+    repository's configuration or a log. A key for ssh comes as RUNYARD_GIT_SSH_KEY, the text itself, and the
+    keys of hosts as RUNYARD_GIT_KNOWN_HOSTS; ssh wants files, which are there as long as the step runs.
     """
 
     def __init__(self, work: Work) -> None:
@@ -2506,13 +2542,38 @@ class Clone:
         if self.source["local"]:
             LocalCopy(self, self.source["url"]).run()
         else:
-            self._fetch(self._without_credentials(self.source["url"]), ["--depth", str(depth)] if depth else [])
-            if submodules:
-                more = ["--depth", str(depth)] if depth else []
-                self.git("submodule", "--quiet", "update", "--init", "--recursive", *more)
+            self._fetch_with_key(["--depth", str(depth)] if depth else [], submodules=submodules)
             self.work.say(self.ask("log", "-1", "--format=HEAD is now at %h %s").strip())
         if self.work.agent.owner is not None:
             own_tree(self.dest, self.work.agent.owner)
+
+    def _fetch_with_key(self, depth: list[str], *, submodules: bool) -> None:
+        """Fetch; a key for ssh is in a file of the agent's own meanwhile."""
+        key, hosts = (self.environ.pop(f"RUNYARD_GIT_{name}", "") for name in ("SSH_KEY", "KNOWN_HOSTS"))
+        if not key:
+            self._fetch_all(depth, submodules=submodules)
+            return
+        import shlex
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir=self.work.agent.scratch) as folder:  # mode 0700
+            for name, text in (("key", key), ("hosts", hosts)):
+                fd = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with open(fd, "w") as file:
+                    file.write(text.rstrip() + "\n")
+            if not hosts:
+                self.work.say("RUNYARD_GIT_KNOWN_HOSTS is not set: the host is believed to be who it says it is")
+            self.environ["GIT_SSH_COMMAND"] = (
+                f"ssh -o BatchMode=yes -o IdentitiesOnly=yes -i {shlex.quote(folder)}/key "
+                f"-o UserKnownHostsFile={shlex.quote(folder)}/hosts "
+                f"-o StrictHostKeyChecking={'yes' if hosts else 'accept-new'}"
+            )
+            self._fetch_all(depth, submodules=submodules)
+
+    def _fetch_all(self, depth: list[str], *, submodules: bool) -> None:
+        self._fetch(self._without_credentials(self.source["url"]), depth)
+        if submodules:
+            self.git("submodule", "--quiet", "update", "--init", "--recursive", *depth)
 
     def _without_credentials(self, url: str) -> str:
         from urllib.parse import unquote, urlsplit, urlunsplit

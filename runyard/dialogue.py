@@ -32,7 +32,8 @@ What it leaves in the store is the ``Manifest``. It also reads
                                          then the step waits. Archives are packed and fetched there too, uncounted
     RUNYARD_COPY_LOG                     1 = the logs once more on its own output, as far as somebody reads it
     RUNYARD_TERMINATION_LOG              where its last words go; in a pod the termination message
-    RUNYARD_GIT_USERNAME, …_PASSWORD     for the step `clone`, and the values of what ``mask`` names
+    RUNYARD_GIT_USERNAME, …_PASSWORD     for the step `clone`, as RUNYARD_GIT_SSH_KEY and …_KNOWN_HOSTS (texts);
+                                         and the values of what ``mask`` names
 
 While the store is away the agent says so on its standard error, every ten seconds; once it is back, in a line of
 the setup log and in the manifest's notes.

@@ -11,7 +11,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from runyard.dialogue import CacheRecord, Manifest, StoredCache
-from runyard.errors import Conflict, NotFound, RunyardError
+from runyard.errors import Conflict, NotFound, RunyardError, StoreUnavailable
 from runyard.model import Model
 from runyard.records.bounded import for_each
 from runyard.records.caches import ENDINGS, RECORD, USED
@@ -76,7 +76,7 @@ async def settle_caches(store: ObjectStore, manifest: Manifest, *, group: str, f
 
     The first whole one of a key wins; the archive of any other is removed, and its outcome becomes `exists`. A
     store that refuses makes the outcome `failed`: caches fail no task. Safe to call again after a crash.
-    Raises what is worth another try.
+    Raises StoreUnavailable.
     """
 
     async def settle(record: CacheRecord) -> CacheRecord:
@@ -88,9 +88,9 @@ async def settle_caches(store: ObjectStore, manifest: Manifest, *, group: str, f
             if record.outcome == "hit":
                 used = paths.cache_group(fallback if record.fallback else group) + paths.escape(record.key) + USED
                 await store.put(used, b"")
+        except StoreUnavailable:
+            raise
         except RunyardError as error:
-            if error.retryable:
-                raise
             if record.outcome == "saved":
                 return record.model_copy(update={"outcome": "failed", "message": error.message})
         return record

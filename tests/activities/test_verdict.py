@@ -26,7 +26,18 @@ ENDED = st.builds(
     receipt=st.text(max_size=30)
     | st.lists(
         st.sampled_from(
-            ["0 0;", "1 3;", "7 1;", "sealed;", "term;", "timeout 1;", "started before;", "agent lost;"]
+            [
+                "0 0;",
+                "1 3;",
+                "7 1;",
+                "sealed;",
+                "term;",
+                "store refused x;",
+                "service failed x;",
+                "timeout 1;",
+                "started before;",
+                "agent lost;",
+            ]
         )
     ).map("".join),
 )
@@ -70,6 +81,10 @@ def test_a_success_has_three_witnesses(
         (Ended(exit_code=1, receipt="9 1;sealed;"), WHOLE, False, "failed", Reason.EXIT_CODE),
         (Ended(exit_code=137, signal=9, receipt=""), CUT, False, "failed", Reason.SIGNAL),
         (Ended(exit_code=126, receipt=""), None, False, "failed", Reason.START_ERROR),
+        (Ended(exit_code=125, receipt="service failed db;"), None, False, "failed", Reason.SERVICE_FAILED),
+        (Ended(exit_code=125, receipt="store refused;"), None, False, "failed", Reason.STORE_REFUSED),
+        (Ended(exit_code=125, receipt="0 0;store refused it;"), CUT, False, "failed", Reason.STORE_REFUSED),
+        (Ended(exit_code=125, receipt="1 3;store refused it;"), None, False, "failed", Reason.EXIT_CODE),
         (Ended(exit_code=137, reason=Reason.OOM_KILLED, receipt=""), CUT, False, "failed", Reason.OOM_KILLED),
         (Ended(reason=Reason.TIMEOUT_PENDING), None, False, "failed", Reason.TIMEOUT_PENDING),
     ],

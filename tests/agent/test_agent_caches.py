@@ -137,7 +137,7 @@ def test_missing_file_in_a_key(caches: Caches) -> None:
 
 @pytest.mark.parametrize("key", ["{{ magic }}", "x" * 201, "{{ md5sum }}", "", "ü" * 200])
 def test_key_that_cannot_be(caches: Caches, key: str) -> None:
-    """The last one is allowed, and too long for a file's name: a cache like that is not kept."""
+    """The last one would be too long for a file's name."""
     record = caches.play(SaveCacheStep(key=key))[0]
     assert record.outcome == "failed"
     assert record.message
@@ -156,6 +156,33 @@ def test_read_only_group(caches: Caches) -> None:
     assert record.outcome == "failed"
     assert "only read" in record.message
     assert caches.restore("k", access=caches.access(write=False))[1] == "one"
+
+
+def test_second_group_is_looked_into_after_the_own(caches: Caches, tmp_path: Path) -> None:
+    second = tmp_path / "caches" / "second"
+    own, caches.group = caches.group, second
+    caches.save("go-1", "second-1")
+    caches.save("go-2", "second-2")
+    caches.group = own
+    access = caches.access().model_copy(update={"fallback": FolderTarget(folder=str(second))})
+    assert caches.restore("go-2", access=access)[1] == "second-2"
+    caches.save("go-0", "own")
+    assert caches.restore("go-1", access=access)[1] == "second-1"  # exact, before the newest of the own
+    assert caches.restore("go-", access=access)[1] == "own"
+    assert caches.restore("go-3", "go-1", access=access)[1] == "second-1"
+    step = SaveCacheStep(key="go-1", contents=[Content()])
+    assert caches.play(step, access=access)[0].outcome == "saved"  # the own group had none
+    assert len(list(second.glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(("key", "outcome"), [("k" * 200, "saved"), ("k" * 201, "failed"), ("/" * 67, "failed")])
+def test_longest_keys(caches: Caches, key: str, outcome: str) -> None:
+    record = caches.save(key, "it")
+    assert record.outcome == outcome
+    if outcome == "saved":
+        assert caches.restore(key)[1] == "it"
+    else:
+        assert "1 to 200 characters" in record.message
 
 
 def test_no_caches_at_all(stage: Stage) -> None:
@@ -187,9 +214,11 @@ def test_entry_whose_writer_died_halfway_is_finished_by_the_next(caches: Caches)
     assert caches.restore("k")[1] == "one"
 
 
-def test_writers_at_the_same_moment(caches: Caches) -> None:
+@pytest.mark.parametrize("count", [5, pytest.param(20, marks=pytest.mark.soak)])
+def test_writers_at_the_same_moment(caches: Caches, count: int) -> None:
+    """Exactly one wins, and what is restored is, byte for byte, what one of them had."""
     stages = []
-    for i in range(5):
+    for i in range(count):
         stage = Stage(caches.first.folder / f"w{i}", caches.first.shell, caches.first.python)
         command = f"mkdir ~/c; echo {i} >~/c/file; head -c 300000 /dev/urandom >~/c/more"
         step = SaveCacheStep(key="k", contents=[Content(source_dir="~/c")])
@@ -197,11 +226,14 @@ def test_writers_at_the_same_moment(caches: Caches) -> None:
         stage.start_agent()
         stage.start_main()
         stages.append(stage)
-    assert [process.wait(60) for stage in stages for process in stage.processes] == [0] * 10
+    assert [process.wait(60) for stage in stages for process in stage.processes] == [0] * 2 * count
     outcomes = sorted(stage.manifest.caches[0].outcome for stage in stages)
     assert outcomes.count("saved") == 1
     assert set(outcomes) == {"saved", "exists"}
     assert caches.restore("k")[0].outcome == "hit"
+    more = (caches.stage.home / "c" / "more").read_bytes()
+    (same,) = [stage for stage in stages if (stage.home / "c" / "more").read_bytes() == more]
+    assert (same.home / "c" / "file").read_text() == (caches.stage.home / "c" / "file").read_text()
     assert len(os.listdir(caches.group)) == 2
     for stage in stages:
         stage.end()

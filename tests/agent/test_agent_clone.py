@@ -399,3 +399,42 @@ def test_variables_of_a_hook_do_not_lead_astray(stage: Stage, checkout: Path, tm
     assert stage.start_main().wait(30) == 0
     assert agent.wait(30) == 0
     assert (stage.cwd / "both").read_text() == "3"
+
+
+FAKE_SSH = """#!/bin/sh
+printf '%s\\n' "$@" >>{seen}
+while [ $# -gt 1 ]; do
+  case $1 in
+    -i) key=$2 ;;
+    -o) case $2 in UserKnownHostsFile=*) hosts=${{2#*=}} ;; esac ;;
+  esac
+  shift
+done
+ls -l "$key" >>{seen}
+cat "$key" "$hosts" >>{seen}
+eval "$1"
+"""
+
+
+@pytest.mark.parametrize("hosts", ["", "example.org ssh-ed25519 AAAA\n"])
+def test_clone_over_ssh_with_a_key(stage: Stage, repository: Path, hosts: str) -> None:
+    """The program is a stand-in that shows what ssh would be given, and then runs the command here."""
+    programs, seen = stage.folder / "programs", stage.folder / "seen"
+    programs.mkdir()
+    (programs / "ssh").write_text(FAKE_SSH.format(seen=seen))
+    (programs / "ssh").chmod(0o755)
+    key = "-----BEGIN KEY-----\nline one of it\n-----END KEY-----"
+    environ = {"PATH": f"{programs}:{os.environ['PATH']}", "RUNYARD_GIT_SSH_KEY": key}
+    environ |= {"RUNYARD_GIT_KNOWN_HOSTS": hosts} if hosts else {}
+    source = Source(url=f"ssh://git@example.org{repository}", branch="main")
+    steps = [CloneStep(), RunStep(command="cat file; cat .git/config")]
+    assert stage.play(*steps, source=source, secrets=environ, mask=["RUNYARD_GIT_SSH_KEY"]) == 0, stage.log(0)
+    text = seen.read_text()
+    assert "git@example.org\n" in text
+    assert f"{key}\n{hosts}" in text
+    assert "\n-rw------- " in text
+    assert f"StrictHostKeyChecking={'yes' if hosts else 'accept-new'}\n" in text
+    assert (b"KNOWN_HOSTS is not set" in stage.log(0)) == (not hosts)
+    assert b"line one" not in stage.log(0) + stage.log(1)
+    left = [path for path in stage.folder.rglob("*") if path.is_file() and path != seen]
+    assert [path for path in left if b"line one" in path.read_bytes()] == []

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,12 +44,11 @@ def port() -> int:
         return number
 
 
-def test_steps_begin_when_the_service_listens(any_shell: Stage, port: int) -> None:
-    service = ServiceProbe(name="db", port=port)
-    any_shell.prepare(RunStep(command=": >../ran"), services=[service])
+def test_steps_begin_when_the_service_listens(any_shell: Stage, port: int, warming: int) -> None:
+    services = [ServiceProbe(name="web", port=warming, path="/health"), ServiceProbe(name="db", port=port)]
+    any_shell.prepare(RunStep(command=": >../ran"), services=services)
     agent, main = any_shell.start_agent(), any_shell.start_main()
-    until(lambda: (any_shell.dir / "req").exists())
-    time.sleep(0.3)
+    until(lambda: Warming.asked == 4)  # the first is ready, the second is not there yet
     assert not (any_shell.store / "started").exists()  # so a pod that is lost now is made again
     with socket.create_server(("127.0.0.1", port)):
         assert main.wait(30) == 0
@@ -107,11 +105,11 @@ def test_service_that_never_gets_ready(any_shell: Stage, port: int, warming: int
     assert "was not ready after 1 s" in why
 
 
-def test_cancel_while_a_service_is_waited_for(any_shell: Stage, port: int) -> None:
-    any_shell.prepare(RunStep(command=": >../ran"), services=[ServiceProbe(name="db", port=port)])
+def test_cancel_while_a_service_is_waited_for(any_shell: Stage, warming: int) -> None:
+    service = ServiceProbe(name="web", port=warming, path="/never")
+    any_shell.prepare(RunStep(command=": >../ran"), services=[service])
     agent, main = any_shell.start_agent(), any_shell.start_main()
-    until(lambda: any_shell.words("main.log") == "" and (any_shell.dir / "output").exists())
-    time.sleep(0.3)
+    until(lambda: Warming.asked)
     main.terminate()
     assert main.wait(30) == 143
     assert agent.wait(30) == 0
@@ -119,10 +117,11 @@ def test_cancel_while_a_service_is_waited_for(any_shell: Stage, port: int) -> No
     assert not (any_shell.home / "ran").exists()
 
 
-def test_main_is_killed_while_a_service_is_waited_for(stage: Stage, port: int) -> None:
-    stage.prepare(RunStep(command=": >../ran"), services=[ServiceProbe(name="db", port=port)])
+def test_main_is_killed_while_a_service_is_waited_for(stage: Stage, warming: int) -> None:
+    service = ServiceProbe(name="web", port=warming, path="/never")
+    stage.prepare(RunStep(command=": >../ran"), services=[service])
     agent, main = stage.start_agent(), stage.start_main()
-    time.sleep(0.5)
+    until(lambda: Warming.asked)
     main.kill()
     assert agent.wait(30) == 0
     assert not (stage.store / "started").exists()
@@ -359,9 +358,7 @@ def child_of(pid: int) -> int:
 
 def test_process_1_asks_all_processes_to_end(container: Stage) -> None:
     """Also those that have left the step's session, and its tree."""
-    command = (
-        "(setsid sh -c 'trap \"echo asked; : >../asked; exit\" TERM; : >../began; sleep 60 & wait; wait' &)\n"
-    )
+    command = "(setsid sh -c 'trap \"echo asked; : >../asked; exit\" TERM; : >../began; sleep 60 & wait' &)\n"
     command += "trap 'while [ ! -e ../asked ]; do sleep 0.05; done; exit' TERM; sleep 60 & wait"
     container.prepare(RunStep(command=command))
     agent = container.start_agent()

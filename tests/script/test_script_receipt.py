@@ -14,6 +14,9 @@ CASES = {
     "0 0;agent lost;": Receipt(steps={0: 0}, agent_lost=True),
     "started before;": Receipt(started_before=True),
     "store refused;": Receipt(store_refused=True),
+    "0 0;store refused it answers 403;": Receipt(steps={0: 0}, store_refused=True, message="it answers 403"),
+    "service failed db was not ready;": Receipt(service_failed=True, message="db was not ready"),
+    "service failedly;": Receipt(),
     "0 0;1 0;seal": Receipt(steps={0: 0, 1: 0}),  # cut
     "0 0;1 1": Receipt(steps={0: 0}),  # cut: it may have been 137
     "sealed;0 0;": Receipt(steps={0: 0}),  # not its last word
