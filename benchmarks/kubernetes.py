@@ -1,6 +1,10 @@
 """The bars on a cluster: pods of the real kubelet, against bare pods on the same kubelet in turn.
 
-    RUNYARD_LAB_KUBECONFIG=… RUNYARD_LAB_IMAGE=… python -m benchmarks kubernetes [--repeats 50] [--only MEASURE]
+    python -m benchmarks kubernetes [--repeats 50] [--only MEASURE]
+
+with RUNYARD_LAB_KUBECONFIG, RUNYARD_LAB_IMAGE and RUNYARD_LAB_AGENT_IMAGE in the environment.
+
+Without an image for the agent it is this checkout's, in the other image, and is compiled at every start.
 
 The *floor* is who makes a bare pod, watches until its container is `terminated`, and deletes it with grace 0. It
 comes in three shapes: one container; two, as ours have; and one whose phase is waited for, as is usual. All of
@@ -165,14 +169,15 @@ def _silent(_: Progress) -> None:
 async def bench(place: Path) -> AsyncIterator[Bench]:
     kubeconfig = Path(os.environ["RUNYARD_LAB_KUBECONFIG"])
     image = os.environ["RUNYARD_LAB_IMAGE"]
+    agent_image = os.environ.get("RUNYARD_LAB_AGENT_IMAGE", "")
     folder = _store_folder(place)
     settings = Settings(executor="kubernetes", state=place, store_folder=folder)
     store = open_store(settings)
     api = await Api.open(kubeconfig=kubeconfig, context="", namespace="default")
     executor = KubernetesExecutor(
         rules=Rules(
-            agent_image=os.environ.get("RUNYARD_LAB_AGENT_IMAGE", image),
-            agent_command=["python3", "-I", "/opt/runyard/agent.py"],
+            agent_image=agent_image or image,
+            agent_command=["python3", "-I", f"/opt/runyard/agent.py{'c' if agent_image else ''}"],
             template=_surroundings(folder),
         ),
         kubeconfig=kubeconfig,

@@ -173,6 +173,7 @@ def _fixed(launch: Launch, process: str) -> Manifest:
         names.DIGEST: launch.digest,
         names.OWNER: f"{process} {launch.owner}",
         names.GRACE: f"{launch.grace_s:g}",
+        names.SHOWN: names.MAIN,
     }
     if launch.deadline_s is not None:
         annotations[names.DEADLINE] = f"{launch.deadline_s:g}"
@@ -198,7 +199,8 @@ def _spec(launch: Launch, rules: Rules) -> Manifest:
         "terminationGracePeriodSeconds": math.ceil(launch.grace_s) + _SEAL_S,
         "activeDeadlineSeconds": _deadline(launch, rules),
         "securityContext": _pod_security(rules),
-        "containers": [_main(launch, rules), _agent(launch, rules), *services],
+        # one after another is how a kubelet starts them: the agent, which takes longest to be ready, comes first
+        "containers": [_agent(launch, rules), _main(launch, rules), *services],
         "volumes": [*_volumes(launch, rules), *_tmpfs(task)],
     }
     if task.arch:
