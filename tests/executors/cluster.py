@@ -1,8 +1,9 @@
 """A real cluster for the tests of the executor: namespaces, executors, launches with the real main and agent.
 
 Where it is comes from the fixture `lab`, or from RUNYARD_LAB_KUBECONFIG, RUNYARD_LAB_IMAGE (of tasks; with
-python3, git, zstd and a shell) and RUNYARD_LAB_AGENT_IMAGE (with the agent; without it, the first serves for both). Main and agent write to a folder of
-this machine, so the cluster's node must be this machine. The agent is the one of this checkout.
+python3, git, zstd and a shell) and RUNYARD_LAB_AGENT_IMAGE (with the agent; without it the first serves for
+both). Main and agent write to a folder of this machine, so the cluster's node must be this machine. The agent is
+the one of this checkout.
 """
 
 import asyncio

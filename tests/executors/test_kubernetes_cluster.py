@@ -171,6 +171,13 @@ async def test_what_cannot_be_scheduled_is_said_and_waited_for(
     assert ended.exit_code is None
 
 
+async def test_a_store_that_no_pod_sees_is_refused(worker: Worker, cluster: Cluster, tmp_path: Path) -> None:
+    executor = worker()
+    with pytest.raises(ConfigError, match="which no pod sees"):
+        await executor.start(cluster.launch(Path("/srv/store")), silent)
+    assert [seen async for seen in executor.list()] == []
+
+
 # What it is given
 
 

@@ -101,6 +101,11 @@ class KubernetesExecutor:
         auths = await self._auths(api, launch.task)
         pod.build_secret(launch, "", auths=auths)  # before anything is made: it may be too large
         manifest = pod.build_pod(launch, self._rules, process=self._process)
+        if folder := pod.unreachable(launch, manifest):
+            raise ConfigError(
+                f"the store is a folder of the worker's machine ({folder}), which no pod sees",
+                remedy="Use the store `s3`, or mount the folder at the same path by the pod template.",
+            )
         if self._slots is not None:
             await watch.listed.wait()
 

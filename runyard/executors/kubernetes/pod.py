@@ -22,6 +22,7 @@ from runyard.executors.base import Launch
 from runyard.executors.kubernetes import folders, names
 from runyard.executors.kubernetes.template import Manifest, merge
 from runyard.spec.plan import Container, Environment, FromSecret, Resources, TaskPlan
+from runyard.store.base import FolderTarget
 
 ALLOWABLE = (
     *("annotations", "labels", "node_selector", "priority_class", "privileged"),
@@ -69,6 +70,16 @@ def build_pod(launch: Launch, rules: Rules, *, process: str) -> Manifest:
     ours = {"spec": _spec(launch, rules)}
     asked = _asked(launch.task)
     return merge(merge(merge(ours, rules.template), asked), _fixed(launch, process))
+
+
+def unreachable(launch: Launch, manifest: Manifest) -> str:
+    """The folder that the store is in, if the pod's agent would not see it: what it wrote would be lost."""
+    logs = launch.assignment.logs
+    if not isinstance(logs, FolderTarget):
+        return ""
+    (agent,) = (each for each in manifest["spec"]["containers"] if each["name"] == names.AGENT)
+    mounted = [mount.get("mountPath", "") for mount in agent.get("volumeMounts", [])]
+    return "" if any(logs.folder.startswith(f"{path}/") for path in mounted if path) else logs.folder
 
 
 def build_secret(launch: Launch, pod_uid: str, *, auths: Mapping[str, Any] | None = None) -> Manifest:
