@@ -18,6 +18,7 @@ from runyard.errors import BeyondQuota, ConfigError, Conflict, Fenced, StartErro
 from runyard.executors.base import Ended, Launch, Progress
 from runyard.executors.kubernetes.executor import KubernetesExecutor
 from runyard.executors.kubernetes.pod import Rules
+from runyard.executors.kubernetes.template import merge
 from runyard.reasons import Reason
 from runyard.spec.plan import (
     Container,
@@ -176,6 +177,23 @@ async def test_a_store_that_no_pod_sees_is_refused(worker: Worker, cluster: Clus
     with pytest.raises(ConfigError, match="which no pod sees"):
         await executor.start(cluster.launch(Path("/srv/store")), silent)
     assert [seen async for seen in executor.list()] == []
+
+
+async def test_what_no_status_says_comes_from_the_events(
+    worker: Worker, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runyard.executors.kubernetes.executor._WHY_S", 2.0)
+    volume = {"name": "absent", "configMap": {"name": "absent"}}
+    mounted = main_with(volumeMounts=[{"name": "absent", "mountPath": "/absent"}])
+    executor = worker(template=merge(mounted, {"spec": {"volumes": [volume]}}))
+    asked = cluster.launch(tmp_path)
+    pod = await executor.start(asked, silent)
+    said: list[Progress] = []
+    follower = asyncio.create_task(executor.follow(pod, owner="one", report=said.append))
+    await until(lambda: any('configmap "absent" not found' in each.message for each in said), guard_s=60)
+    assert {progress.state for progress in said} == {"pending"}
+    await executor.stop(pod, grace_s=0)
+    assert (await follower).reason is Reason.CANCELLED
 
 
 # What it is given
