@@ -69,7 +69,7 @@ class KubernetesExecutor:
         return pod.refusals(task, self._rules)
 
     def notes(self, task: TaskPlan) -> list[str]:
-        return pod.remarks(task)
+        return pod.remarks(task, self._rules)
 
     @property
     def requests(self) -> dict[str, int]:
@@ -108,7 +108,7 @@ class KubernetesExecutor:
                 remedy="Use the store `s3`, or mount the folder at the same path by the pod template.",
             )
         if self._slots is not None:
-            await watch.listed.wait()
+            await _until_listed(watch, report)
 
         async def make() -> tuple[Seen, bool]:
             return await self._create(api, watch, manifest)
@@ -368,6 +368,15 @@ class KubernetesExecutor:
             token = fields.text(page, "metadata", "continue")
             if not token:
                 return
+
+
+async def _until_listed(watch: Watch, report: Report) -> None:
+    """The cap on pods is counted in what the watch sees."""
+    while not watch.listed.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(watch.listed.wait(), 2)
+        if watch.trouble:
+            report(Progress(state="waiting", message=f"waits for the cluster: {watch.trouble}"))
 
 
 class _Vanished(Exception):

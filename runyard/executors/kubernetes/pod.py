@@ -140,11 +140,14 @@ def refusals(task: TaskPlan, rules: Rules) -> list[str]:
     return said
 
 
-def remarks(task: TaskPlan) -> list[str]:
+def remarks(task: TaskPlan, rules: Rules) -> list[str]:
     """What of a task is not heeded."""
     said = []
     if task.containers[0].entrypoint:
         said.append("`entrypoint` of the first container is not heeded: its program is the steps.")
+    user = task.user or task.containers[0].user
+    if user and rules.one_uid is not None:
+        said.append(f"`user: {user}` is not heeded: here everything runs as {rules.one_uid}.")
     return said
 
 
