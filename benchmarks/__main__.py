@@ -1,6 +1,8 @@
 """What `make bench` runs: the measurements, as rows of a Markdown table.
 
-python -m benchmarks [engine|local|command|all] [--repeats 5] [--only MEASURE]
+python -m benchmarks [engine|local|command|all|kubernetes] [--repeats 5] [--only MEASURE]
+
+`kubernetes` needs a cluster (see benchmarks/kubernetes.py) and is not part of `all`.
 """
 
 import argparse
@@ -15,12 +17,18 @@ from pathlib import Path
 from benchmarks import command, local
 from benchmarks.rows import Row
 
+WHAT = ("all", "engine", "local", "command", "kubernetes")
 ENGINE = (["--tasks", "500"], ["--tasks", "10000", "--layers", "100", "--parents", "3", "--repeats", "1"])
 
 
 async def rows(what: str, place: Path, *, repeats: int, only: str) -> AsyncIterator[Row]:
     if what in ("command", "all"):
         for row in command.measure(place, repeats=repeats, only=only):
+            yield row
+    if what == "kubernetes":
+        from benchmarks import kubernetes
+
+        async for row in kubernetes.measure(place, repeats=repeats, only=only):
             yield row
     if what in ("local", "all"):
         async for row in local.measure(place, repeats=repeats, only=only):
@@ -37,7 +45,7 @@ async def engine() -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="?", default="all", choices=("all", "engine", "local", "command"))
+    parser.add_argument("what", nargs="?", default="all", choices=WHAT)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="one measure, e.g. `chain`")
     args = parser.parse_args()

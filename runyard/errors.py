@@ -18,6 +18,7 @@
     │   │   └── BeyondQuota   there will never be, since the quota is smaller than what is asked for
     │   ├── Unschedulable     no node takes it
     │   ├── ImagePull         its image cannot be had
+    │   ├── ClusterUnavailable  its API server does not answer
     │   └── Fenced            another caretaker has taken the task over: let go
     ├── ServerUnavailable     no Temporal server answers
     └── RemoteError           an error that came back from another process, with its code
@@ -242,6 +243,15 @@ class ImagePull(ExecutorError):
 
     code = "image_pull"
     retryable = False
+
+
+class ClusterUnavailable(ExecutorError):
+    """The API server of the cluster does not answer.
+
+    It is tried again by itself; see that the server is up and that this worker can reach it.
+    """
+
+    code = "cluster_unavailable"
 
 
 class Fenced(ExecutorError):

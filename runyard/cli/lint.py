@@ -3,21 +3,31 @@
 import json
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 import click
+from pydantic import JsonValue
 
 from runyard.cli import options
 from runyard.cli.console import print_json
 from runyard.cli.exits import Exit
 from runyard.errors import InvalidRunFile, Problem
 
+Text: TypeAlias = str | dict[str, JsonValue]
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
+@options.executor
 @options.output
-def lint(file: Path | None, *, output: str) -> int:
-    """Every mistake of FILE (.runyard/config.yml; `-` reads stdin) at once: `file:line:column: message`."""
-    name, problems = _lint(file)
+def lint(file: Path | None, *, executor: str | None, output: str) -> int:
+    """Every mistake of FILE (.runyard/config.yml; `-` reads stdin) at once: `file:line:column: message`.
+
+    With --executor also what that executor, with its present settings, refuses in a task.
+    """
+    name, text, problems = _lint(file)
+    if text is not None and executor is not None:
+        problems = _refused(text, name, executor)
     if output == "json":
         print_json({"file": name, "valid": not problems, "problems": [vars(problem) for problem in problems]})
     else:
@@ -28,7 +38,8 @@ def lint(file: Path | None, *, output: str) -> int:
     return Exit.INVALID if problems else Exit.SUCCESS
 
 
-def _lint(file: Path | None) -> tuple[str, list[Problem]]:
+def _lint(file: Path | None) -> tuple[str, Text | None, list[Problem]]:
+    """Its name, its text if it is valid, and what is wrong with it."""
     from runyard.client.files import read_file
     from runyard.spec import lint as problems_of
     from runyard.spec.source import decode
@@ -37,15 +48,34 @@ def _lint(file: Path | None) -> tuple[str, list[Problem]]:
     try:
         if name == "-":
             name, text = "stdin", decode(sys.stdin.buffer.read(), name="stdin")
-            return name, problems_of(text, name=name)
+            return _judged(name, text, problems_of(text, name=name))
         if file is None:
             from runyard.cli.files import find_file
 
             file = find_file()
         read, name = read_file(file)
-        return name, problems_of(read, name=name)
+        return _judged(name, read, problems_of(read, name=name))
     except InvalidRunFile as error:
-        return error.name, list(error.problems)
+        return error.name, None, list(error.problems)
+
+
+def _judged(name: str, text: Text, problems: list[Problem]) -> tuple[str, Text | None, list[Problem]]:
+    return name, None if problems else text, problems
+
+
+def _refused(text: Text, name: str, executor: str) -> list[Problem]:
+    """What the executor refuses in any task of any run: only known of the plan, which has no lines."""
+    from runyard.executors.open import open_executor
+    from runyard.spec import compile_run, run_names
+    from runyard.spec.run import RunRequest
+
+    opened = open_executor(executor, options.load_settings(executor=executor))
+    problems = []
+    for run in run_names(text, name=name):
+        request = RunRequest(file=text, file_name=name, run=run, executor=executor)
+        for task in compile_run(request, run_id="lint", execution_id="lint").tasks:
+            problems += [Problem(path=f"{run}.{task.name}", message=said) for said in opened.validate(task)]
+    return problems
 
 
 @click.command()

@@ -43,6 +43,11 @@ def _open_kubernetes(settings: Settings) -> Executor:
     from runyard.executors.kubernetes.template import load_template
     from runyard.executors.kubernetes.verdict import Patience
 
+    if not settings.kubernetes_agent_image:
+        raise ConfigError(
+            "the executor `kubernetes` needs the image of the agent",
+            remedy="Set RUNYARD_KUBERNETES_AGENT_IMAGE to Runyard's image, of this version.",
+        )
     stray = sorted(set(settings.kubernetes_allow) - set(ALLOWABLE))
     if stray:
         raise ConfigError(f"kubernetes_allow names {stray[0]!r}; it may name {', '.join(ALLOWABLE)}")

@@ -39,7 +39,8 @@ CODES = {
     "error": 70, "invalid_run_file": 3, "invalid_request": 2, "not_found": 4, "conflict": 2, "forbidden": 2,
     "store_error": 5, "store_unavailable": 5, "store_full": 5, "store_denied": 5, "corrupt": 5,
     "executor_error": 5, "config_error": 5, "start_error": 5, "quota_exceeded": 5, "unschedulable": 5,
-    "image_pull": 5, "output_missing": 4, "fenced": 5, "server_unavailable": 5, "remote_error": 70,
+    "image_pull": 5, "quota": 5, "cluster_unavailable": 5,
+    "output_missing": 4, "fenced": 5, "server_unavailable": 5, "remote_error": 70,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runyard.executors.kubernetes.template import load_template
 from runyard.spec import compile_run, lint
 from runyard.spec.run import RunRequest
 
@@ -40,10 +41,20 @@ def test_run_files_are_valid(name: str, text: str) -> None:
         assert plan.tasks
 
 
+TEMPLATES = [(name, text) for name, text in blocks("yaml") if re.search(r"^spec:", text, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize(("name", "text"), TEMPLATES, ids=[name for name, _ in TEMPLATES])
+def test_pod_templates_are_valid(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "pod.yml"
+    path.write_text(text)
+    assert load_template(path)["spec"], name
+
+
 def test_every_yaml_block_was_looked_at() -> None:
     assert len(FILES) >= 10
-    others = [name for name, text in blocks("yaml") if not re.search(r"^runs:", text, flags=re.MULTILINE)]
-    assert others == []
+    looked_at = {name for name, _ in (*FILES, *TEMPLATES)}
+    assert [name for name, _ in blocks("yaml") if name not in looked_at] == []
 
 
 REQUESTS = [(name, text) for name, text in blocks("json") if '"file"' in text]

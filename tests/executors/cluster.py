@@ -1,8 +1,9 @@
 """A real cluster for the tests of the executor: namespaces, executors, launches with the real main and agent.
 
-Where it is comes from the fixture `lab`, or from RUNYARD_LAB_KUBECONFIG and RUNYARD_LAB_IMAGE (an image with
-python3, git, zstd and a shell, which serves as the task's and the agent's). Main and agent write to a folder of
-this machine, so the cluster's node must be this machine. The agent is the one of this checkout.
+Where it is comes from the fixture `lab`, or from RUNYARD_LAB_KUBECONFIG, RUNYARD_LAB_IMAGE (of tasks; with
+python3, git, zstd and a shell) and RUNYARD_LAB_AGENT_IMAGE (with the agent; without it the first serves for
+both). Main and agent write to a folder of this machine, so the cluster's node must be this machine. The agent is
+the one of this checkout.
 """
 
 import asyncio
@@ -105,7 +106,11 @@ def find_lab(request: pytest.FixtureRequest) -> Cluster:
     kubeconfig = os.environ.get("RUNYARD_LAB_KUBECONFIG", "")
     if not kubeconfig:
         pytest.skip("needs a real kubelet: RUNYARD_LAB_KUBECONFIG names no kubeconfig of a lab")
-    return Cluster(kubeconfig=Path(kubeconfig), image=os.environ.get("RUNYARD_LAB_IMAGE", "lab.local/kube-test:1"))
+    return Cluster(
+        kubeconfig=Path(kubeconfig),
+        image=os.environ.get("RUNYARD_LAB_IMAGE", "lab.local/kube-test:1"),
+        agent_image=os.environ.get("RUNYARD_LAB_AGENT_IMAGE", ""),
+    )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,24 @@ from yards import silent, until
 from runyard.errors import BeyondQuota, ConfigError, Conflict, Fenced, StartError
 from runyard.executors.base import Ended, Launch, Progress
 from runyard.executors.kubernetes.executor import KubernetesExecutor
+from runyard.executors.kubernetes.pod import Rules
+from runyard.executors.kubernetes.template import merge
 from runyard.reasons import Reason
-from runyard.spec.plan import Container, FromSecret, RegistryAuth, Resources
+from runyard.spec.plan import (
+    Container,
+    Content,
+    FromSecret,
+    RegistryAuth,
+    Resources,
+    RunStep,
+    SaveToWorkspaceStep,
+    Step,
+)
 from runyard.spec.run import PodRef
 
 pytestmark = pytest.mark.kubernetes
 
+PYC = ["python3", "-I", "/opt/runyard/agent.pyc"]
 Worker = Callable[..., KubernetesExecutor]
 
 
@@ -158,6 +170,30 @@ async def test_what_cannot_be_scheduled_is_said_and_waited_for(
     ended = await follower
     assert ended.reason is Reason.CANCELLED
     assert ended.exit_code is None
+
+
+async def test_a_store_that_no_pod_sees_is_refused(worker: Worker, cluster: Cluster, tmp_path: Path) -> None:
+    executor = worker()
+    with pytest.raises(ConfigError, match="which no pod sees"):
+        await executor.start(cluster.launch(Path("/srv/store")), silent)
+    assert [seen async for seen in executor.list()] == []
+
+
+async def test_what_no_status_says_comes_from_the_events(
+    worker: Worker, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runyard.executors.kubernetes.executor._WHY_S", 2.0)
+    volume = {"name": "absent", "configMap": {"name": "absent"}}
+    mounted = main_with(volumeMounts=[{"name": "absent", "mountPath": "/absent"}])
+    executor = worker(template=merge(mounted, {"spec": {"volumes": [volume]}}))
+    asked = cluster.launch(tmp_path)
+    pod = await executor.start(asked, silent)
+    said: list[Progress] = []
+    follower = asyncio.create_task(executor.follow(pod, owner="one", report=said.append))
+    await until(lambda: any('configmap "absent" not found' in each.message for each in said), guard_s=60)
+    assert {progress.state for progress in said} == {"pending"}
+    await executor.stop(pod, grace_s=0)
+    assert (await follower).reason is Reason.CANCELLED
 
 
 # What it is given
@@ -416,3 +452,45 @@ async def test_a_server_that_is_away_for_long_is_an_error_of_its_own(
     assert await executor.follow(PodRef(name="never", uid="x"), owner="one", report=silent) == Ended(
         gone=True, message="the pod is not there"
     )
+
+
+# Namespaces that allow little
+
+
+@pytest.fixture
+def restricted(cluster: Cluster) -> Iterator[Cluster]:
+    """A namespace that enforces the `restricted` standard: no folder of the node can be mounted there."""
+    if not cluster.agent_image:
+        pytest.skip("needs an image with the agent in it: RUNYARD_LAB_AGENT_IMAGE names none")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    with fresh_namespace(cluster, labels) as strict:
+        yield strict
+
+
+def inside(asked: Launch) -> Launch:
+    """With a store in the pod itself, which is lost with it: what matters here is that it ends well."""
+    logs = asked.assignment.logs.model_copy(update={"folder": "/runyard/spool/store"})
+    return asked.model_copy(update={"assignment": asked.assignment.model_copy(update={"logs": logs})})
+
+
+async def test_one_uid_passes_the_restricted_standard(restricted: Cluster, tmp_path: Path) -> None:
+    rules = Rules(agent_image=restricted.agent_image, agent_command=PYC, one_uid=1234)
+    executor = KubernetesExecutor(rules=rules, kubeconfig=restricted.kubeconfig, namespace=restricted.namespace)
+    steps: list[Step] = [
+        RunStep(command='test "$(id -u)" = 1234; touch here; chmod 600 here'),
+        SaveToWorkspaceStep(contents=[Content(paths=["*"])]),
+    ]
+    asked = inside(restricted.launch(tmp_path, task={"steps": steps}))
+    target = asked.assignment.logs.model_copy(update={"folder": "/runyard/spool/archives"})
+    change = {"steps": steps, "archives": target}
+    asked = asked.model_copy(update={"assignment": asked.assignment.model_copy(update=change)})
+    ended = await see_through(executor, asked)
+    assert (ended.exit_code, ended.receipt) == (0, "0 0;1 0;sealed;")
+    await executor.close()
+
+
+async def test_what_the_standard_refuses_is_told_at_once(restricted: Cluster, tmp_path: Path) -> None:
+    executor = restricted.executor(tmp_path)
+    with pytest.raises(StartError, match="violates PodSecurity"):
+        await executor.start(restricted.launch(tmp_path), silent)
+    await executor.close()

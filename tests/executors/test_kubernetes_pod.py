@@ -12,7 +12,7 @@ from yards import launch
 from runyard.errors import ConfigError, StartError
 from runyard.executors.base import Launch
 from runyard.executors.kubernetes import folders, names
-from runyard.executors.kubernetes.pod import Rules, build_pod, build_secret, literal, refusals, secret_of
+from runyard.executors.kubernetes.pod import Rules, build_pod, build_secret, literal, refusals, remarks, secret_of
 from runyard.executors.kubernetes.template import load_template, merge
 from runyard.spec import compile_run
 from runyard.spec.plan import (
@@ -270,6 +270,13 @@ def test_the_run_file_reaches_the_pod() -> None:
     ).tasks[0]
     assert plan.pod == task["pod"]
     assert len(refusals(plan, RULES)) == 2
+
+
+def test_what_is_not_heeded_is_said() -> None:
+    task = asked(user="1000", containers=[Container(image="a", entrypoint=["x"])]).task
+    assert len(remarks(task, RULES)) == 1
+    (_, said) = remarks(task, Rules(agent_image="a", agent_command=["a"], one_uid=7))
+    assert said == "`user: 1000` is not heeded: here everything runs as 7."
 
 
 def test_nothing_is_refused_in_a_plain_task() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runyard.errors import BeyondQuota, ConfigError, Forbidden, StartError
+from runyard.errors import BeyondQuota, ConfigError, ExecutorError, Forbidden, StartError
 from runyard.executors.kubernetes.api import Refused
 from runyard.executors.kubernetes.quota import as_error, waits_for
 
@@ -72,11 +72,12 @@ def test_room_that_never_comes(said: str) -> None:
         (refused('admission webhook "v" denied the request: no'), StartError, "denied the request"),
         (refused('Pod "x" is invalid: spec.dnsPolicy', 422, "Invalid"), StartError, "dnsPolicy"),
         (refused('namespaces "n" not found', 404, "NotFound"), ConfigError, "not found"),
+        (refused("Unauthorized", 401, "Unauthorized"), ExecutorError, "Unauthorized"),
         (refused("", 400, "BadRequest"), StartError, "400 BadRequest"),
     ],
 )
 def test_other_refusals_are_told_apart(error: Refused, kind: type[Exception], words: str) -> None:
     assert waits_for(error) == ""
     found = as_error(error)
-    assert isinstance(found, kind)
+    assert type(found) is kind
     assert words in found.message

@@ -25,7 +25,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from runyard.errors import ConfigError, ExecutorError
+from runyard.errors import ClusterUnavailable, ConfigError
 from runyard.executors.kubernetes import fields
 
 _REQUEST_S = 15.0
@@ -33,15 +33,6 @@ _PATIENCE_S = 60.0  # how long a request is tried again; whoever asked may ask a
 _PAUSE_S, _PAUSE_MAX_S = 0.1, 5.0
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 _NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
-
-
-class ClusterUnavailable(ExecutorError):
-    """The API server of the cluster does not answer.
-
-    It is tried again by itself; see that the server is up and that this worker can reach it.
-    """
-
-    code = "cluster_unavailable"
 
 
 class Refused(Exception):
@@ -104,6 +95,15 @@ class Api:
     async def page(self, kind: str, *, token: str = "", limit: int = 100, **query: str) -> dict[str, Any]:
         asked = {"limit": str(limit), **query, **({"continue": token} if token else {})}
         return await self._ask("GET", kind, query=asked)
+
+    async def metrics(self) -> str:
+        """The API server's own count of everything, where we may read it."""
+        response = await self._send("GET", f"{self.server}/metrics", None, aiohttp.ClientTimeout(total=_REQUEST_S))
+        async with response:
+            data = await response.read()
+        if response.status != 200:
+            raise _refusal(response.status, data)
+        return data.decode()
 
     async def watch(self, kind: str, *, idle_s: float, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
         """Events, until the server ends the stream. Raises Refused, ClusterUnavailable; never tries again."""

@@ -34,6 +34,7 @@ from runyard.spec.run import PodRef
 
 _LOOK_S = 60.0  # a follower that has heard nothing for so long asks itself
 _ENDING_LOOK_S = 10.0  # and more often of a pod that is to be gone
+_WHY_S = 10.0  # how long a pod with a node may say nothing before the cluster's events are read
 _GONE_S = 30.0  # how long a deleted pod may stay, e.g. for a finalizer
 _TRIES = 5
 
@@ -68,7 +69,7 @@ class KubernetesExecutor:
         return pod.refusals(task, self._rules)
 
     def notes(self, task: TaskPlan) -> list[str]:
-        return pod.remarks(task)
+        return pod.remarks(task, self._rules)
 
     @property
     def requests(self) -> dict[str, int]:
@@ -101,8 +102,13 @@ class KubernetesExecutor:
         auths = await self._auths(api, launch.task)
         pod.build_secret(launch, "", auths=auths)  # before anything is made: it may be too large
         manifest = pod.build_pod(launch, self._rules, process=self._process)
+        if folder := pod.unreachable(launch, manifest):
+            raise ConfigError(
+                f"the store is a folder of the worker's machine ({folder}), which no pod sees",
+                remedy="Use the store `s3`, or mount the folder at the same path by the pod template.",
+            )
         if self._slots is not None:
-            await watch.listed.wait()
+            await _until_listed(watch, report)
 
         async def make() -> tuple[Seen, bool]:
             return await self._create(api, watch, manifest)
@@ -364,6 +370,15 @@ class KubernetesExecutor:
                 return
 
 
+async def _until_listed(watch: Watch, report: Report) -> None:
+    """The cap on pods is counted in what the watch sees."""
+    while not watch.listed.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(watch.listed.wait(), 2)
+        if watch.trouble:
+            report(Progress(state="waiting", message=f"waits for the cluster: {watch.trouble}"))
+
+
 class _Vanished(Exception):
     """The pod is not there any more."""
 
@@ -384,6 +399,7 @@ class _Follow:
         self._faults: dict[str, float] = {}  # since when, by our clock
         self._ran_since: float | None = None
         self._heard = 0.0
+        self._warning = ""
 
     async def until_ended(self, news: asyncio.Event) -> Ended:
         self._heard = _clock()
@@ -399,7 +415,9 @@ class _Follow:
             if left_s <= 0 and verdict.ended is not None and not await self._must_end(verdict, seen):
                 return verdict.ended
             left_s = min(left_s if left_s > 0 else _LOOK_S, await self._deadline(verdict, seen))
-            await self._wait(news, seen, left_s)
+            silent = verdict.state == "pending" and bool(fields.text(seen.body, "spec", "nodeName"))
+            if not await self._wait(news, seen, min(left_s, _WHY_S) if silent else left_s) and silent:
+                await self._ask_why()
 
     async def _must_end(self, verdict: Verdict, seen: Seen) -> bool:
         """Whether main still runs, and so has to be ended first; then it is asked to."""
@@ -445,6 +463,8 @@ class _Follow:
 
     def _tell(self, verdict: Verdict, seen: Seen) -> None:
         message = verdict.message
+        if verdict.state == "pending" and self._warning:
+            message = f"{message}; {self._warning}"
         if self._watch.trouble and verdict.state != "ended":
             message = f"{message} ({self._watch.trouble})"
         state = verdict.state
@@ -455,18 +475,29 @@ class _Follow:
             self._told = f"{state} {node} {message}"
             self._report(Progress(state=state, message=message or state, node=node))
 
-    async def _wait(self, news: asyncio.Event, seen: Seen, left_s: float) -> None:
-        """For news, or until it is time to look."""
+    async def _ask_why(self) -> None:
+        """The cluster's last warning: volumes that cannot be mounted, say, are in no status."""
+        with contextlib.suppress(Refused, ExecutorError):  # it is only for people; we may have no right to it
+            page = await self._api.page("events", fieldSelector=f"involvedObject.uid={self._pod.uid}")
+            warnings = [each for each in fields.parts(page, "items") if fields.text(each, "type") == "Warning"]
+            if warnings:
+                last = max(warnings, key=lambda each: fields.text(each, "lastTimestamp"))
+                self._warning = f"{fields.text(last, 'reason')}: {fields.text(last, 'message')}"[:500]
+
+    async def _wait(self, news: asyncio.Event, seen: Seen, left_s: float) -> bool:
+        """For news, or until it is time to look; whether there was news."""
         ending = bool(fields.text(seen.body, "metadata", "deletionTimestamp"))
         try:
             await asyncio.wait_for(news.wait(), max(0.01, min(left_s, _ENDING_LOOK_S if ending else _LOOK_S)))
             self._heard = _clock()
+            return True
         except TimeoutError:
             if _clock() - self._heard >= (_ENDING_LOOK_S if ending else _LOOK_S):
                 self._heard = _clock()
                 latest = await self._executor._look(self._api, self._watch, self._pod.name)
                 if latest is None or latest.uid != self._pod.uid:
                     self._watch.dismiss(self._pod.uid)
+            return False
 
 
 def _clock() -> float:

@@ -16,6 +16,7 @@ OWNER = "runyard.dev/owner"  # "PROCESS OWNER"
 DEADLINE = "runyard.dev/deadline-seconds"
 GRACE = "runyard.dev/grace-seconds"
 ENDING = "runyard.dev/ending"  # "REASON MESSAGE": written before we end a pod that runs
+SHOWN = "kubectl.kubernetes.io/default-container"
 
 OURS = (RUN_ID, TASK_NAME, DIGEST, OWNER, DEADLINE, GRACE, ENDING)
 

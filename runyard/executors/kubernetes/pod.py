@@ -22,6 +22,7 @@ from runyard.executors.base import Launch
 from runyard.executors.kubernetes import folders, names
 from runyard.executors.kubernetes.template import Manifest, merge
 from runyard.spec.plan import Container, Environment, FromSecret, Resources, TaskPlan
+from runyard.store.base import FolderTarget
 
 ALLOWABLE = (
     *("annotations", "labels", "node_selector", "priority_class", "privileged"),
@@ -69,6 +70,16 @@ def build_pod(launch: Launch, rules: Rules, *, process: str) -> Manifest:
     ours = {"spec": _spec(launch, rules)}
     asked = _asked(launch.task)
     return merge(merge(merge(ours, rules.template), asked), _fixed(launch, process))
+
+
+def unreachable(launch: Launch, manifest: Manifest) -> str:
+    """The folder that the store is in, if the pod's agent would not see it: what it wrote would be lost."""
+    logs = launch.assignment.logs
+    if not isinstance(logs, FolderTarget):
+        return ""
+    (agent,) = (each for each in manifest["spec"]["containers"] if each["name"] == names.AGENT)
+    mounted = [mount.get("mountPath", "") for mount in agent.get("volumeMounts", [])]
+    return "" if any(logs.folder.startswith(f"{path}/") for path in mounted if path) else logs.folder
 
 
 def build_secret(launch: Launch, pod_uid: str, *, auths: Mapping[str, Any] | None = None) -> Manifest:
@@ -129,11 +140,14 @@ def refusals(task: TaskPlan, rules: Rules) -> list[str]:
     return said
 
 
-def remarks(task: TaskPlan) -> list[str]:
+def remarks(task: TaskPlan, rules: Rules) -> list[str]:
     """What of a task is not heeded."""
     said = []
     if task.containers[0].entrypoint:
         said.append("`entrypoint` of the first container is not heeded: its program is the steps.")
+    user = task.user or task.containers[0].user
+    if user and rules.one_uid is not None:
+        said.append(f"`user: {user}` is not heeded: here everything runs as {rules.one_uid}.")
     return said
 
 
@@ -173,6 +187,7 @@ def _fixed(launch: Launch, process: str) -> Manifest:
         names.DIGEST: launch.digest,
         names.OWNER: f"{process} {launch.owner}",
         names.GRACE: f"{launch.grace_s:g}",
+        names.SHOWN: names.MAIN,
     }
     if launch.deadline_s is not None:
         annotations[names.DEADLINE] = f"{launch.deadline_s:g}"
@@ -198,7 +213,8 @@ def _spec(launch: Launch, rules: Rules) -> Manifest:
         "terminationGracePeriodSeconds": math.ceil(launch.grace_s) + _SEAL_S,
         "activeDeadlineSeconds": _deadline(launch, rules),
         "securityContext": _pod_security(rules),
-        "containers": [_main(launch, rules), _agent(launch, rules), *services],
+        # one after another is how a kubelet starts them: the agent, which takes longest to be ready, comes first
+        "containers": [_agent(launch, rules), _main(launch, rules), *services],
         "volumes": [*_volumes(launch, rules), *_tmpfs(task)],
     }
     if task.arch:

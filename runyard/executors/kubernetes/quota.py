@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
-from runyard.errors import BeyondQuota, ConfigError, Forbidden, RunyardError, StartError
+from runyard.errors import BeyondQuota, ConfigError, ExecutorError, Forbidden, RunyardError, StartError
 from runyard.executors.kubernetes.api import Refused
 
 _EXCEEDED = re.compile(
@@ -57,7 +57,7 @@ def as_error(refused: Refused, *, what: str = "the pod") -> RunyardError:
         )
     if refused.status in (403, 400, 422, 413):
         return StartError(f"the cluster does not take {what}: {said}")
-    return StartError(f"{what} cannot be created: {said}")
+    return ExecutorError(f"{what} cannot be created: {said}")  # 401 for one: credentials are renewed
 
 
 def _beyond(found: re.Match[str]) -> bool:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from runyard.errors import ClusterUnavailable
 from runyard.executors.kubernetes import fields, names
-from runyard.executors.kubernetes.api import Api, ClusterUnavailable, Refused
+from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
 
 log = logging.getLogger(__name__)
