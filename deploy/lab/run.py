@@ -98,7 +98,7 @@ async def _room(node: Node) -> AsyncIterator[Room]:
 
 
 async def _limit(room: Room) -> None:
-    """Only after the floor: a quota counts a pod for a while after it has gone, which bare pods do not wait for."""
+    """Only after the floor: a quota counts a pod after it has gone, and bare pods do not wait for that."""
     quota = {"metadata": {"name": QUOTA}, "spec": {"hard": {"pods": str(ROOM)}}}
     await room.core.create_namespaced_resource_quota(room.namespace, quota)
     await _until(room, room.core.read_namespaced_resource_quota, QUOTA, lambda quota: bool(quota.status.hard))
