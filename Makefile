@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test soak check format bench docs constraints lab lab-build lab-down clean
+.PHONY: help run test soak check format bench docs constraints lab lab-build lab-down lab-run clean
 
 # Programs and images of the lab, which take minutes to make and are kept (see deploy/lab/README.md).
 RUNYARD_LAB ?= $(HOME)/.cache/runyard-lab
@@ -60,6 +60,9 @@ lab-build: $(STAMP) ## the lab's programs and images, where they are not there; 
 
 lab-down: $(STAMP) ## stop the lab and remove all but its programs and images
 	@$(BIN)/python deploy/lab down
+
+lab-run: $(STAMP) lab-build ## forty tasks through a quota of two pods on the lab, with a bucket, and what that cost
+	@$(BIN)/python deploy/lab/run.py
 
 format: $(STAMP) ## bring the code into form
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

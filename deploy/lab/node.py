@@ -119,6 +119,16 @@ class Node:
         found = {name: self.processes.find(name) for name in ORDER}
         return {name: process.pid if process else None for name, process in found.items()}
 
+    def keys(self) -> Keys:
+        return read_keys(self.place)
+
+    def ask_api(self, path: str) -> str:
+        """What the API server answers the administrator. Raises Problem when it does not."""
+        answer = self._ask_api(self.keys(), path)
+        if answer is None:
+            raise Problem(f"the API server does not answer {path}")
+        return answer
+
     def load(self, archives: Sequence[Path]) -> None:
         """Import image archives (of `docker save`, or OCI)."""
         for archive in archives:

@@ -2,22 +2,19 @@
 
 import asyncio
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from kubernetes.aio.client import ApiClient, AppsV1Api, AuthorizationV1Api, CoreV1Api
-from kubernetes.aio.dynamic import DynamicClient
 from lab import Lab
-from temporalio.testing import WorkflowEnvironment
+from release import CHART, KUBERNETES, Refused, Values, create, helm, of_kind, render, run
 
 from runyard.settings import Settings
 
-CHART = Path(__file__).resolve().parents[2] / "deploy" / "chart"
-KUBERNETES = "1.34.4"
+__all__ = ["helm"]  # a fixture
+
 REQUIRED = {
     "image": {"repository": "registry.example/runyard"},
     "temporal": {"address": "temporal.example:7233"},
@@ -43,41 +40,6 @@ FULL = {
         },
     ],
 }
-
-Values = dict[str, Any]
-Objects = list[dict[str, Any]]
-
-
-class Refused(Exception):
-    """What Helm said."""
-
-
-@pytest.fixture(scope="session")
-def helm() -> Path:
-    """The program that `make lab-build` makes of Helm's Go module."""
-    program = Path(os.environ.get("RUNYARD_LAB") or Path.home() / ".cache/runyard-lab") / "bin" / "helm"
-    if not program.exists():
-        pytest.skip(f"{program} is not there: `make lab-build` makes it")
-    return program
-
-
-def run(helm: Path, values: Values, *words: str) -> str:
-    command = [str(helm), *words, "--values", "-"]
-    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True)
-    if done.returncode:
-        raise Refused(done.stderr + done.stdout)
-    return done.stdout
-
-
-def render(helm: Path, values: Values, *, release: str = "ry", namespace: str = "ci") -> Objects:
-    chosen = ["--namespace", namespace, "--kube-version", KUBERNETES]
-    return [
-        each for each in yaml.safe_load_all(run(helm, values, "template", release, str(CHART), *chosen)) if each
-    ]
-
-
-def of_kind(objects: Objects, kind: str) -> dict[str, dict[str, Any]]:
-    return {each["metadata"]["name"]: each for each in objects if each["kind"] == kind}
 
 
 @pytest.mark.parametrize("values", [REQUIRED, FULL], ids=["required", "full"])
@@ -146,15 +108,14 @@ def spec(worker: dict[str, Any], *, part: str = "spec") -> Any:
 
 
 @pytest.fixture
-def values(lab: Lab, server: WorkflowEnvironment) -> Values:
-    """Of a release on the lab, with the test's Temporal server, which is on this machine's loopback."""
+def values(lab: Lab) -> Values:
+    """Of a release whose pods the lab's node can start."""
     repository, _, tag = lab.image_runyard.partition(":")
     return {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
-        "temporal": {"address": server.client.service_client.config.target_host},
+        "temporal": {"address": "127.0.0.1:1"},
         "store": {"s3": {"bucket": "runs", "endpoint": lab.s3_endpoint, "existingSecret": "s3"}},
-        "hostNetwork": True,
-        "runs": {"replicas": 1},
+        "runs": {"replicas": 0},
         "queues": [{"name": "kubernetes", "replicas": 0}],
     }
 
@@ -189,7 +150,7 @@ async def test_the_api_server_takes_it_and_gives_the_workers_what_they_need_and_
 @pytest.mark.kubernetes
 async def test_its_pods_pass_the_restricted_standard(helm: Path, lab: Lab, values: Values) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    values |= {"hostNetwork": False, "runs": {"replicas": 1}, "queues": [{"name": "kubernetes", "replicas": 1}]}
+    values |= {"runs": {"replicas": 1}, "queues": [{"name": "kubernetes", "replicas": 1}]}
     async with lab.namespace(labels=labels) as own, lab.api() as api:
         await create(api, render(helm, values, namespace=own))
         names = set()
@@ -201,13 +162,6 @@ async def test_its_pods_pass_the_restricted_standard(helm: Path, lab: Lab, value
         for deployment in ("ry-runyard-runs", "ry-runyard-kubernetes"):
             await AppsV1Api(api).delete_namespaced_deployment(deployment, own)
     assert names == {"runs", "kubernetes"}
-
-
-async def create(api: ApiClient, objects: Objects) -> None:
-    dynamic = await DynamicClient(api)
-    for each in objects:
-        resource = await dynamic.resources.get(api_version=each["apiVersion"], kind=each["kind"])
-        await dynamic.create(resource, body=each, namespace=each["metadata"]["namespace"])
 
 
 async def may(api: ApiClient, user: str, namespace: str, verb: str, resource: str) -> bool:
