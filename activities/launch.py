@@ -9,6 +9,7 @@ from runyard.errors import NotFound
 from runyard.executors.base import Launch
 from runyard.records.archives import list_archives
 from runyard.records.logs import load_seal
+from runyard.records.snapshots import locate_snapshot
 from runyard.script import compile_script, step_secrets
 from runyard.spec.plan import (
     Environment,
@@ -64,7 +65,12 @@ async def build_launch(
     assignment = await _assignment(store, run, task, attempt, mask=sorted(secrets), log_bytes=log_bytes)
     script = compile_script(task)
     asked = "\0".join(
-        [script, assignment.model_dump_json(exclude={"restore"}), repr(sorted(environment.items())), repr(secrets)]
+        [
+            script,
+            assignment.model_dump_json(exclude={"restore", "snapshot"}),
+            repr(sorted(environment.items())),
+            repr(secrets),
+        ]
     )
     return Launch(
         name=pod_name(attempt),
@@ -117,6 +123,9 @@ async def _assignment(
         cache = CacheAccess(
             read=target if isinstance(target, FolderTarget) else None, write=target if writes else None
         )
+    snapshot = None
+    if run.source.snapshot is not None and "clone" in kinds:
+        snapshot = await locate_snapshot(store, run.source.snapshot, expires_s=expires_s)
     return Assignment(
         run_id=attempt.run_id,
         task=task.name,
@@ -127,6 +136,7 @@ async def _assignment(
         restore=await list_archives(store, task.layers) if "restore_workspace" in kinds else [],
         caches=cache,
         source=run.source,
+        snapshot=snapshot,
         mask=mask,
         log_bytes=log_bytes,
     )

@@ -10,6 +10,7 @@ from activities.failures import translate
 from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
 from runyard.errors import InvalidRequest
 from runyard.records.runs import write_plan, write_result
+from runyard.records.snapshots import refer_to_snapshot
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.plan import Plan
 from runyard.spec.run import RunRequest
@@ -37,6 +38,10 @@ class RunActivities:
         plan = await asyncio.to_thread(
             compile_run, request, run_id=prepare.run_id, execution_id=prepare.execution_id
         )
+        if (
+            request.source.snapshot is not None
+        ):  # the client has done so; a restart or another program may not have
+            await refer_to_snapshot(self._store, prepare.run_id, request.source.snapshot)
         index = await write_plan(self._store, plan)
         run = plan.run
         return PreparedRun(
