@@ -2397,7 +2397,7 @@ class SnapshotCopy:
         return self.packs[pack]
 
     def _plan(self, part: bytes) -> None:
-        packs, *lines = (json.loads(line) for line in part.splitlines())
+        packs, *lines = json.loads(part)
         for kind, path, *facts in lines:
             parts = self._parts(path)
             if kind == "d":

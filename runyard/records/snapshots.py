@@ -1,15 +1,15 @@
 """Checkouts of direct runs as they lie in the store: packs and a manifest, shared by runs.
 
 A *content* is up to 4 MiB of a file, known by its SHA-256. Contents are compressed one by one and put together to
-*packs* of about 16 MiB; a pack is known by the SHA-256 of its bytes. The *listing* says what the checkout holds:
-JSON lines in the order of the paths, cut into parts at paths that are chosen by their checksum, so that a change
-in one folder leaves nearly all parts as they were. Parts are contents like any other. The *manifest* says where
-they are.
+*packs* of about 16 MiB; a pack is known by the SHA-256 of its bytes. The *listing* says what the checkout holds,
+in the order of the paths. It is cut into parts, JSON each, at paths that are chosen by their checksum, so that a
+change in one folder leaves nearly all parts as they were. Parts are contents like any other; the *manifest* says
+where they are.
 
-    part      ["<pack id>", ...]    the packs that its lines refer to, by number
-              ["f", path, mode, mtime_ns, [[pack, offset, length, size], ...]]    length = size: not compressed
-              ["l", path, target]   a symbolic link
-              ["d", path]           a folder that is empty, such as a submodule that is not checked out
+    [["<pack id>", ...],      the packs that the lines below refer to, by number
+     ["f", path, mode, mtime_ns, [[pack, offset, length, size], ...]],     length = size: not compressed
+     ["l", path, target],     a symbolic link
+     ["d", path]]             a folder that is empty, such as a submodule that is not checked out
 
 Paths are the bytes of their names, as UTF-8 with surrogates for what is none. So a second snapshot sends what has
 changed, a few parts of the listing and a manifest; it refers to the packs of the first. An archive for each run
@@ -42,7 +42,8 @@ from runyard.store.base import ObjectStore, read
 CONTENT_BYTES = 4 << 20
 PACK_BYTES = 16 << 20
 SMALL_PACKS = 32
-"""So many packs of which a snapshot uses less than half of `PACK_BYTES`, and it refers to no more of them."""
+"""More packs of which it uses less than half of `PACK_BYTES` a snapshot does not refer to, for its files; and as many
+for its listing. A new one may come on top of each."""
 
 _KEPT_SMALL = 8
 _PROBE_BYTES = 64 << 10

@@ -101,9 +101,9 @@ class _Lister:
             self._contents.folders.append(path)
 
     def _add(self, path: bytes) -> None:
-        if not self._is_folder(os.path.dirname(path)):
+        if not self._is_folder(path.rpartition(b"/")[0]):
             return  # deleted: a file or link is where its folder was
-        place = os.path.join(self._top, path)
+        place = self._top + b"/" + path
         try:
             found = os.lstat(place)
             if stat.S_ISREG(found.st_mode):
@@ -122,10 +122,10 @@ class _Lister:
         known = self._folders.get(path)
         if known is None:
             try:
-                known = stat.S_ISDIR(os.lstat(os.path.join(self._top, path)).st_mode)
+                known = stat.S_ISDIR(os.lstat(self._top + b"/" + path).st_mode)
             except OSError:
                 known = False
-            known = known and self._is_folder(os.path.dirname(path))
+            known = known and self._is_folder(path.rpartition(b"/")[0])
             self._folders[path] = known
         return known
 

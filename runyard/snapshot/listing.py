@@ -1,4 +1,4 @@
-"""The listing of a snapshot: what the checkout holds, as lines in parts (see `runyard.records.snapshots`)."""
+"""The listing of a snapshot: what the checkout holds, line by line, in parts (see `runyard.records.snapshots`)."""
 
 import json
 import stat
@@ -40,7 +40,7 @@ class Listing:
             if line[0] == "f":
                 line[4] = [self._place(each, numbers) for each in line[4]]  # type: ignore[attr-defined]
         self.packs |= numbers.keys()
-        return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in [[*numbers], *lines])
+        return json.dumps([[*numbers], *lines], separators=(",", ":")).encode()
 
     def _place(self, content_id: str, numbers: dict[str, int]) -> list[int]:
         pack, offset, length, size = self._places[content_id]

@@ -46,7 +46,7 @@ def read_contents(top: bytes, file: File) -> Iterator[bytes]:
 def is_same(top: bytes, file: File) -> bool:
     """Whether the file still is what it was."""
     try:
-        return Version.of(os.lstat(os.path.join(top, file.path))) == file.version
+        return Version.of(os.lstat(top + b"/" + file.path)) == file.version
     except OSError:
         return False
 

@@ -96,13 +96,18 @@ class _Taking:
     async def _store_contents(self, files: list[File], history: History) -> None:
         """Bring what is not there yet to the store."""
         self._recall(files, history)
-        used = [each for ids in (*self._files.values(), *self._history.values()) for each in ids]
-        retired = snapshots.merge(self._memory.places, used)
-        self._memory.forget(retired)
-        await self._confirm(used)
-        self._files = {file: ids for file, ids in self._files.items() if self._memory.has(ids)}
-        self._history = {path: ids for path, ids in self._history.items() if self._memory.has(ids)}
-        await self._send_all(self._pack(files, history))
+        self._memory.forget(snapshots.merge(self._memory.places, self._used()))
+        await self._confirm(self._used())
+        while True:
+            self._files = {file: ids for file, ids in self._files.items() if self._memory.has(ids)}
+            self._history = {path: ids for path, ids in self._history.items() if self._memory.has(ids)}
+            await self._send_all(self._pack(files, history))
+            # what was read may have turned out to be in packs that no note of a file had named
+            if not await self._confirm(self._used()):
+                return
+
+    def _used(self) -> list[str]:
+        return [each for ids in (*self._files.values(), *self._history.values()) for each in ids]
 
     def _recall(self, files: list[File], history: History) -> None:
         for file in files:
@@ -112,13 +117,15 @@ class _Taking:
             if path not in self._history and (ids := self._memory.contents_of_object(path)) is not None:
                 self._history[path] = ids
 
-    async def _confirm(self, contents: Iterable[str]) -> None:
-        """Refer to the packs that these contents are in; those that are not in the store are forgotten."""
+    async def _confirm(self, contents: Iterable[str]) -> set[str]:
+        """Refer to the packs that these contents are in; those that are not in the store, which are forgotten."""
         places = self._memory.places
         packs = {places[each].pack for each in contents if each in places} - self._packs.keys()
         there = await snapshots.refer_to_present(self._store, self._run_id, self._uuid, packs)
         self._packs |= there
-        self._memory.forget(packs - there.keys())
+        missing = packs - there.keys()
+        self._memory.forget(missing)
+        return missing
 
     def _pack(self, files: list[File], history: History) -> Iterator[Pack]:
         """Read what has no place yet. A file that changes meanwhile is noted, and the rest read all the same."""
@@ -168,9 +175,11 @@ class _Taking:
         """The listing and the manifest."""
         listing = Listing(self._memory.places)
         parts = await asyncio.to_thread(listing.parts, contents, self._files, self._history_of(history))
-        await self._confirm(map(snapshots.content_id, parts))
+        ids = [snapshots.content_id(part) for part in parts]
+        self._memory.forget(snapshots.merge(self._memory.places, ids) - listing.packs)
+        await self._confirm(ids)
         await self._send_all(_pack_parts(Packer(self._memory.places), parts))
-        places = [self._memory.places[snapshots.content_id(part)] for part in parts]
+        places = [self._memory.places[each] for each in ids]
         packs = sorted(listing.packs | {place.pack for place in places})
         numbers = {pack: number for number, pack in enumerate(packs)}
         changed, size = history.changed + contents.untracked, sum(file.version.size for file in contents.files)
