@@ -42,8 +42,8 @@ from runyard.store.base import ObjectStore, read
 CONTENT_BYTES = 4 << 20
 PACK_BYTES = 16 << 20
 SMALL_PACKS = 32
-"""More packs of which it uses less than half of `PACK_BYTES` a snapshot does not refer to, for its files; and as many
-for its listing. A new one may come on top of each."""
+"""A snapshot refers to no more packs of which it uses less than half of `PACK_BYTES` for its files, and to no more for
+its listing; a new one of each may come on top."""
 
 _KEPT_SMALL = 8
 _PROBE_BYTES = 64 << 10

@@ -56,21 +56,21 @@ class Repository:
 
         Raises InvalidRequest where somebody has set it to what is none.
         """
-        found = self.find("config", "--get", _KEY)
+        found = self._get()
         if not found:
-            made = str(uuid.uuid4())
-            if not self._set(made):
+            # added, not set: of two who do so at once both then see both, and take the first
+            if run_git(self.top, "config", "--local", "--add", _KEY, str(uuid.uuid4())).returncode:
                 return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{socket.gethostname()}:{self.common}")), False
-            found = self.find("config", "--get", _KEY) or made  # of two at once the last one has written
+            found = self._get()
         if not _UUID.fullmatch(found):
             raise InvalidRequest(
                 f"{_KEY} in the configuration of {self.top} is not a uuid: {found[:80]!r}",
-                remedy=f"git config --unset {_KEY}, and a new one is made.",
+                remedy=f"git config --unset-all {_KEY}, and a new one is made.",
             )
         return found, True
 
-    def _set(self, value: str) -> bool:
-        return run_git(self.top, "config", "--local", _KEY, value).returncode == 0
+    def _get(self) -> str:
+        return self.find("config", "--get-all", _KEY).partition("\n")[0]
 
     def ask(self, *words: str, given: bytes | None = None) -> bytes:
         """What git prints. Raises GitFailed."""

@@ -61,6 +61,7 @@ class _Taking:
         self._uuid = ""
         self._files: dict[File, list[str]] = {}  # their contents
         self._history: dict[bytes, list[str]] = {}  # the same, of the copy's `.git`
+        self._absent: set[bytes] = set()  # objects that the repository does not have, or that are too large
         self._packs: dict[str, int] = {}  # those in the store that the run refers to, with their size in bytes
         self._changed: bytes | None = None  # a file that changed while it was read
         self._sent = 0
@@ -95,19 +96,22 @@ class _Taking:
 
     async def _store_contents(self, files: list[File], history: History) -> None:
         """Bring what is not there yet to the store."""
+        self._changed = None
+        for path in history.texts:  # an earlier round may have seen another HEAD
+            self._history.pop(path, None)
         self._recall(files, history)
-        self._memory.forget(snapshots.merge(self._memory.places, self._used()))
-        await self._confirm(self._used())
-        while True:
+        while (
+            True
+        ):  # what was read may turn out to be in packs that no note had named, and that are gone or too many
+            used = [each for ids in (*self._files.values(), *self._history.values()) for each in ids]
+            self._memory.forget(snapshots.merge(self._memory.places, used))
+            await self._confirm(used)
             self._files = {file: ids for file, ids in self._files.items() if self._memory.has(ids)}
             self._history = {path: ids for path, ids in self._history.items() if self._memory.has(ids)}
-            await self._send_all(self._pack(files, history))
-            # what was read may have turned out to be in packs that no note of a file had named
-            if not await self._confirm(self._used()):
+            paths = (history.texts.keys() | history.objects.keys()) - self._absent
+            if self._changed or (paths <= self._history.keys() and self._files.keys() >= set(files)):
                 return
-
-    def _used(self) -> list[str]:
-        return [each for ids in (*self._files.values(), *self._history.values()) for each in ids]
+            await self._send_all(self._pack(files, history))
 
     def _recall(self, files: list[File], history: History) -> None:
         for file in files:
@@ -117,25 +121,27 @@ class _Taking:
             if path not in self._history and (ids := self._memory.contents_of_object(path)) is not None:
                 self._history[path] = ids
 
-    async def _confirm(self, contents: Iterable[str]) -> set[str]:
-        """Refer to the packs that these contents are in; those that are not in the store, which are forgotten."""
+    async def _confirm(self, contents: Iterable[str]) -> None:
+        """Refer to the packs that these contents are in; those that are not in the store are forgotten."""
         places = self._memory.places
         packs = {places[each].pack for each in contents if each in places} - self._packs.keys()
         there = await snapshots.refer_to_present(self._store, self._run_id, self._uuid, packs)
         self._packs |= there
-        missing = packs - there.keys()
-        self._memory.forget(missing)
-        return missing
+        self._memory.forget(packs - there.keys())
 
     def _pack(self, files: list[File], history: History) -> Iterator[Pack]:
         """Read what has no place yet. A file that changes meanwhile is noted, and the rest read all the same."""
         packer = Packer(self._memory.places)
-        self._changed = None
         for path, text in history.texts.items():
             self._history[path] = _add(packer, text)
-        unread = {name: path for path, name in history.objects.items() if path not in self._history}
+        unread = {
+            name: path
+            for path, name in history.objects.items()
+            if path not in self._history and path not in self._absent
+        }
         for name, loose in read_objects(self._repository, unread):
             self._history[unread[name]] = _add(packer, loose)
+        self._absent |= {path for path in unread.values() if path not in self._history}
         for file in files:
             if file not in self._files:
                 ids = []
