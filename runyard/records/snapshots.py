@@ -26,7 +26,7 @@ import hashlib
 import time
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -42,8 +42,8 @@ from runyard.store.base import ObjectStore, read
 CONTENT_BYTES = 4 << 20
 PACK_BYTES = 16 << 20
 SMALL_PACKS = 32
-"""A snapshot refers to no more packs of which it uses less than half of `PACK_BYTES` for its files, and to no more for
-its listing; a new one of each may come on top."""
+"""A snapshot refers to no more packs of which it uses less than half of `PACK_BYTES` for its files, and to no more
+for its listing; a new one of each may come on top."""
 
 _KEPT_SMALL = 8
 _PROBE_BYTES = 64 << 10
@@ -77,8 +77,11 @@ class Manifest(Model):
 
 
 class Pack(NamedTuple):
+    """In pieces, since one of all its bytes would be one more copy of them."""
+
     id: str
-    data: bytes
+    pieces: list[bytes]
+    size: int
 
 
 def content_id(content: bytes) -> str:
@@ -90,7 +93,9 @@ class Packer:
 
     def __init__(self, known: dict[str, Place]) -> None:
         self.known = known
-        self._data = bytearray()
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._digest = hashlib.sha256()
         self._open: dict[str, tuple[int, int, int]] = {}
 
     def add(self, content: bytes) -> str:
@@ -98,22 +103,23 @@ class Packer:
         name = content_id(content)
         if name not in self.known and name not in self._open:
             stored = _compress(content)
-            self._open[name] = (len(self._data), len(stored), len(content))
-            self._data += stored
+            self._open[name] = (self._size, len(stored), len(content))
+            self._pieces.append(stored)
+            self._size += len(stored)
+            self._digest.update(stored)
         return name
 
     @property
     def full(self) -> bool:
-        return len(self._data) >= PACK_BYTES
+        return self._size >= PACK_BYTES
 
     def close(self) -> Pack | None:
         """The pack so far, if there is anything in it; the next one begins."""
         if not self._open:
             return None
-        data = bytes(self._data)
-        pack = Pack(hashlib.sha256(data).hexdigest(), data)
+        pack = Pack(self._digest.hexdigest(), self._pieces, self._size)
         self.known.update({each: Place(pack.id, *where) for each, where in self._open.items()})
-        self._data, self._open = bytearray(), {}
+        self._pieces, self._size, self._digest, self._open = [], 0, hashlib.sha256(), {}
         return pack
 
 
@@ -129,7 +135,7 @@ def merge(known: Mapping[str, Place], used: Iterable[str]) -> set[str]:
 def encode_manifest(manifest: Manifest) -> Pack:
     """Its bytes and their id; the same manifest has the same id."""
     data = gzip.compress(manifest.model_dump_json().encode(), mtime=0)
-    return Pack(hashlib.sha256(data).hexdigest(), data)
+    return Pack(hashlib.sha256(data).hexdigest(), [data], len(data))
 
 
 async def refer(store: ObjectStore, run_id: str, items: Sequence[str]) -> None:
@@ -167,8 +173,9 @@ async def write_item(store: ObjectStore, run_id: str, repository: str, pack: Pac
     await refer(store, run_id, [item])
     if await _is_there(store, paths.snapshot_content(item)):
         return 0
-    await store.put(paths.snapshot_content(item), pack.data, size=len(pack.data))
-    return len(pack.data)
+    data = b"".join(pack.pieces) if pack.size < CONTENT_BYTES else _stream(pack.pieces)
+    await store.put(paths.snapshot_content(item), data, size=pack.size)
+    return pack.size
 
 
 async def refer_to_snapshot(store: ObjectStore, run_id: str, snapshot: Snapshot) -> None:
@@ -207,6 +214,11 @@ async def locate_snapshot(store: ObjectStore, snapshot: Snapshot, *, expires_s: 
 
     packs = [StoredPack(id=pack.id, size=pack.size, source=source(pack)) for pack in manifest.packs]
     return StoredSnapshot(packs=packs, listing=manifest.listing, changed=manifest.changed)
+
+
+async def _stream(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 def _compress(content: bytes) -> bytes:

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +58,15 @@ class Repository:
         Raises InvalidRequest where somebody has set it to what is none.
         """
         found = self._get()
-        if not found:
+        for pause_s in (0.05, 0.2, 0):  # somebody else may have it locked for a moment
+            if found:
+                break
             # added, not set: of two who do so at once both then see both, and take the first
             if run_git(self.top, "config", "--local", "--add", _KEY, str(uuid.uuid4())).returncode:
-                return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{socket.gethostname()}:{self.common}")), False
+                time.sleep(pause_s)
             found = self._get()
+        if not found:
+            return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{socket.gethostname()}:{self.common}")), False
         if not _UUID.fullmatch(found):
             raise InvalidRequest(
                 f"{_KEY} in the configuration of {self.top} is not a uuid: {found[:80]!r}",

@@ -172,7 +172,9 @@ class _Taking:
 
     async def _send(self, pack: Pack) -> None:
         self._sent += await snapshots.write_item(self._store, self._run_id, self._uuid, pack)
-        self._packs[pack.id] = len(pack.data)
+        self._packs[pack.id] = pack.size
+        # an error that was caught on the way may hold this frame until Python's next search for cycles
+        pack.pieces.clear()
 
     def _find_changed(self, files: list[File]) -> bytes | None:
         return next((file.path for file in files if not is_same(self._top, file)), None)
