@@ -87,9 +87,8 @@ def start(
     folder = _local_folder(file, local)
     path = file or find_file(folder)
     checkout = _checkout(path, local=folder, source=source)
-    words = {"branch": branch, "tag": tag, "ref": ref, "commit": commit}
-    given = {name: word for name, word in words.items() if word}
-    checkout = replace(checkout, source=checkout.source.model_copy(update=given))
+    source_told = checkout.source.told(branch=branch, tag=tag, ref=ref, commit=commit)
+    checkout = replace(checkout, source=source_told)
     settings = options.load_settings(state=state, executor=executor)
     request = make_request(
         path,
@@ -106,6 +105,12 @@ def start(
     )
     plan = compile_run(request, run_id="check", execution_id="check")
 
+    taken: list[Taken] = []
+
+    def told(each: "Taken") -> None:
+        taken.append(each)
+        _tell(each)
+
     async def act(yard: "Runyard") -> int:
         started = await yard.submit(
             request,
@@ -114,12 +119,13 @@ def start(
             plan=plan,
             local=folder,
             ignored=ignored,
-            told=_tell,
+            told=taken.append if output == "json" else told,
         )
         if not watch:
             _print_started(started, as_json=output == "json")
             return Exit.SUCCESS
-        return await watch_run(started, origin=checkout.origin, ascii_only=ascii_only, as_json=output == "json")
+        origin = replace(checkout, changed=taken[0].snapshot.changed if taken else checkout.changed).origin
+        return await watch_run(started, origin=origin, ascii_only=ascii_only, as_json=output == "json")
 
     return with_yard(act, address=address, namespace=namespace, state=state)
 

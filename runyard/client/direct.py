@@ -19,8 +19,9 @@ async def find_source(folder: Path, given: Source | None = None) -> Source:
     repository = await asyncio.to_thread(find_repository, folder)
     head = await asyncio.to_thread(repository.head)
     found = Source(branch=head.branch, tag=head.tag, commit=head.commit)
-    words = {name: word for name in ("branch", "tag", "ref", "commit") if (word := getattr(given, name, ""))}
-    return found.model_copy(update=words)
+    if given is None:
+        return found
+    return found.told(branch=given.branch, tag=given.tag, ref=given.ref, commit=given.commit)
 
 
 async def with_snapshot(

@@ -194,6 +194,12 @@ class Source(Model):
     local: bool = False
     snapshot: Snapshot | None = None
 
+    def told(self, **words: str) -> "Source":
+        """With these words in place of what was found: who names a branch, a tag or a ref means no other of them."""
+        given = {name: word for name, word in words.items() if word}
+        refs = {"branch", "tag", "ref"}
+        return self.model_copy(update={**(dict.fromkeys(refs, "") if refs & given.keys() else {}), **given})
+
 
 class TaskPlan(Model):
     """One task, ready to be placed. ``id`` keys its data in the store; steps are numbered from 0."""
