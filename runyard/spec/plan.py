@@ -195,7 +195,7 @@ class Source(Model):
     snapshot: Snapshot | None = None
 
     def told(self, **words: str) -> "Source":
-        """With these words in place of what was found: who names a branch, a tag or a ref means no other of them."""
+        """With these words in place of what was found: who names a branch, tag or ref means no other of them."""
         given = {name: word for name, word in words.items() if word}
         refs = {"branch", "tag", "ref"}
         return self.model_copy(update={**(dict.fromkeys(refs, "") if refs & given.keys() else {}), **given})

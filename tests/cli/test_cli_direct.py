@@ -38,13 +38,11 @@ def test_from_a_dirty_checkout_to_its_log(shell: Shell) -> None:
         "who.env",
         "ann on main",
     ]
-    words = ("--local", str(shell.folder), "--ignored", "--tag", "v9", "--watch")
+    words = ("--local", str(shell.folder), "--ignored", "--tag", "v9", "--watch", "--id", "again")
     watched = shell.run("run", "start", *words)
-    assert "v9@" in watched.stdout
-    assert " + 3 changed files" in watched.stdout
-    again = re.search(r"run (direct-\S+)", watched.stdout)
-    assert again
-    lines = shell.run("run", "logs", again[1], "look", "--step", "1").stdout.splitlines()
+    assert "Checkout  5 files, 3 changed" in watched.stderr
+    assert "✔ direct · 2 tasks" in watched.stdout
+    lines = shell.run("run", "logs", "again", "look", "--step", "1").stdout.splitlines()
     assert lines == ["changed", "file", "who.env", "x.o", " on v9"]
     as_json = shell.run("run", "start", ".runyard/config.yml", "--local", "-o", "json")
     assert json.loads(as_json.stdout)["id"].startswith("direct-")
