@@ -125,8 +125,11 @@ class Packer:
 
 def merge(known: Mapping[str, Place], used: Iterable[str]) -> set[str]:
     """The packs that a snapshot of these contents should not refer to, since it would refer to too many."""
+    contents = set(used) & known.keys()
+    if len({known[each].pack for each in contents}) <= SMALL_PACKS:
+        return set()
     live: Counter[str] = Counter()
-    for each in set(used) & known.keys():
+    for each in contents:
         live[known[each].pack] += known[each].length
     small = [pack for pack, size in live.most_common() if size < PACK_BYTES // 2]
     return set(small[_KEPT_SMALL:]) if len(small) > SMALL_PACKS else set()

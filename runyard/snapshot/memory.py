@@ -79,9 +79,10 @@ class Memory:
         known = self._notes.get(os.fsdecode(path))
         return known[1] if known and known[0] == _NO_KEY and self.has(known[1]) else None
 
-    def forget(self, packs: Iterable[str]) -> None:
+    def forget(self, gone: set[str]) -> None:
         """These packs are gone, or shall not be used any more."""
-        gone = set(packs)
+        if not gone:
+            return
         for content_id in [each for each, place in self.places.items() if place.pack in gone]:
             del self.places[content_id]
 
