@@ -1,20 +1,31 @@
 """What must not be in a snapshot, what one must not do to a task's folder, and what one may cost."""
 
+import functools
 import gzip
 import json
 import os
 import subprocess
 import sys
+import threading
 import zlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from snapshot.snapshot_scene import RUN, Scene, git, init
+from agent.agent_stage import SHELLS, Stage
+from snapshot.snapshot_scene import RUN, Scene, git, init, looks
 
-from runyard.records.snapshots import Manifest, Packer, PackFacts, encode_manifest, write_item
+from runyard.records.snapshots import (
+    Manifest,
+    Packer,
+    PackFacts,
+    encode_manifest,
+    locate_snapshot,
+    write_item,
+)
 from runyard.snapshot.history import without_credentials
 from runyard.snapshot.take import Taken
-from runyard.spec.plan import Snapshot
+from runyard.spec.plan import CloneStep, Snapshot, Source
 
 REPOSITORY = "0" * 32
 
@@ -170,3 +181,34 @@ async def test_memory_is_flat(scene: Scene, tmp_path: Path, size: int, noise: bo
     copy, _ = await scene.restore(taken)
     same = subprocess.run(["cmp", str(copy / "large"), str(large / "large")], check=False)
     assert same.returncode == 0
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+async def test_packs_that_lie_behind_addresses(scene: Scene, tmp_path: Path) -> None:
+    """As a bucket's are: the agent downloads each, verifies it, and leaves nothing of it beside the checkout."""
+    checkout = init(tmp_path / "one", file="1")
+    for number in range(3):
+        (checkout / f"large{number}").write_bytes(os.urandom(12 << 20))
+    taken = await scene.take(checkout)
+    stored = await locate_snapshot(scene.store, taken.snapshot, expires_s=60)
+    assert len(stored.packs) >= 3
+    handler = functools.partial(_Quiet, directory=str(scene.store.folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        packs = [
+            pack.model_copy(update={"source": f"{base}/{Path(pack.source).relative_to(scene.store.folder)}"})
+            for pack in stored.packs
+        ]
+        stage = Stage(tmp_path / "stage", SHELLS[0], sys.executable)
+        snapshot = stored.model_copy(update={"packs": packs})
+        code = stage.play(CloneStep(), source=Source(snapshot=taken.snapshot), snapshot=snapshot)
+        server.shutdown()
+    assert code == 0, stage.log(0)
+    assert looks(stage.cwd) == looks(checkout)
+    assert {path.name for path in stage.dir.iterdir()} <= {"req", "res", "log.0", "output"}
+    stage.end()
