@@ -2362,6 +2362,8 @@ class SnapshotCopy:
         self.pieces: dict[str, list[tuple[int, int, int, SnapshotFile, int]]] = {}
 
     def run(self) -> None:
+        import shutil
+
         try:
             for part in self._listing():
                 self._plan(part)
@@ -2379,8 +2381,13 @@ class SnapshotCopy:
         finally:
             for opened in self.packs.values():
                 opened.file.close()
-        self._make_index()
-        head = self.clone.ask("log", "-1", "--format=HEAD is now at %h %s", may_fail=True).strip()
+        try:
+            self._make_index()
+            head = self.clone.ask("log", "-1", "--format=HEAD is now at %h %s", may_fail=True).strip()
+        except Failure as error:  # the files are there, which is what most tasks need
+            self.work.check()
+            head = f"without an index: {error}"
+        shutil.rmtree(os.path.join(self.dest, ".git", "runyard"), ignore_errors=True)
         changed = self.snapshot["changed"]
         self.work.say(f"{head or 'no commit yet'}; {changed} uncommitted changes; {self.files} files")
 
@@ -2464,20 +2471,13 @@ class SnapshotCopy:
         git, folder = self.clone.git, os.path.join(self.dest, ".git", "runyard")
         for name in ("objects", "refs/heads"):
             os.makedirs(os.path.join(self.dest, ".git", name), exist_ok=True)
-        try:
-            git("read-tree", "HEAD", may_fail=True, quiet=True)  # fails where there is no commit
-            for name, words in (("index-info", "--index-info"), ("skip-worktree", "--skip-worktree --stdin")):
-                path = os.path.join(folder, name)
-                if os.path.exists(path):
-                    with open(path, "rb") as file:
-                        git("update-index", "-z", *words.split(), data=file.read())
-                    os.unlink(path)
-            git("update-index", "-q", "--refresh", may_fail=True, quiet=True)
-        except Failure as error:
-            self.work.check()
-            self.work.say(f"the checkout has no index: {error}")
-        if os.path.isdir(folder):
-            os.rmdir(folder)
+        git("read-tree", "HEAD", may_fail=True, quiet=True)  # fails where there is no commit
+        for name, words in (("index-info", "--index-info"), ("skip-worktree", "--skip-worktree --stdin")):
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    git("update-index", "-z", *words.split(), data=file.read())
+        git("update-index", "-q", "--refresh", may_fail=True, quiet=True)
 
 
 def main(environ: Mapping[str, str]) -> int:

@@ -100,9 +100,8 @@ class _Taking:
         for path in history.texts:  # an earlier round may have seen another HEAD
             self._history.pop(path, None)
         self._recall(files, history)
-        while (
-            True
-        ):  # what was read may turn out to be in packs that no note had named, and that are gone or too many
+        while True:
+            # again after reading: it may turn out to be in packs that no note had named, and that are gone or too many
             used = [each for ids in (*self._files.values(), *self._history.values()) for each in ids]
             self._memory.forget(snapshots.merge(self._memory.places, used))
             await self._confirm(used)

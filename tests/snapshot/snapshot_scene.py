@@ -99,14 +99,18 @@ class Scene:
     async def take(self, checkout: Path, *, run_id: str = RUN, ignored: bool = False) -> Taken:
         return await take_snapshot(self.store, checkout, run_id=run_id, ignored=ignored)
 
-    async def restore(self, taken: Taken, *, python: str = sys.executable, code: int = 0) -> tuple[Path, str]:
+    async def restore(
+        self, taken: Taken, *, python: str = sys.executable, code: int = 0, path: str = os.environ["PATH"]
+    ) -> tuple[Path, str]:
         """The folder in which a task finds the checkout, and the log of its `clone`."""
         self.stages += 1
         stage = Stage(self.folder / f"stage-{self.stages}", SHELLS[0], python)
         try:
             snapshot = await locate_snapshot(self.store, taken.snapshot, expires_s=60)
             source = Source(snapshot=taken.snapshot)
-            assert stage.play(CloneStep(), source=source, snapshot=snapshot) == code, stage.log(0)
+            secrets = {"PATH": path}  # of the agent only
+            found = stage.play(CloneStep(), source=source, snapshot=snapshot, secrets=secrets)
+            assert found == code, stage.log(0)
             return stage.cwd, stage.log(0).decode(errors="surrogateescape")
         finally:
             stage.end()

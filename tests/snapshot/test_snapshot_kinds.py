@@ -168,6 +168,17 @@ async def test_the_agent_runs_on_the_oldest_python(scene: Scene, tmp_path: Path)
     assert looks(copy) == looks(checkout)
 
 
+async def test_an_agent_without_git(scene: Scene, tmp_path: Path) -> None:
+    """The files are what a task needs most."""
+    checkout = init(tmp_path / "one", file="1")
+    (checkout / "staged").write_text("2")
+    git(checkout, "add", "staged")
+    copy, log = await scene.restore(await scene.take(checkout), path=str(tmp_path / "nothing"))
+    assert looks(copy) == looks(checkout)
+    assert "without an index: git is not installed" in log
+    assert not (copy / ".git/runyard").exists()
+
+
 # what is refused
 
 
