@@ -69,7 +69,7 @@ class CacheAccess(Model):
 class StoredPack(Model):
     """A pack of a snapshot; ``source`` is a path of this machine or a presigned URL."""
 
-    id: str  # SHA-256 of its bytes
+    id: str  # begins with the SHA-256 of its bytes, up to a dash
     source: str
     size: int
 

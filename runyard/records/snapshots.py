@@ -1,10 +1,11 @@
 """Checkouts of direct runs as they lie in the store: packs and a manifest, shared by runs.
 
 A *content* is up to 4 MiB of a file, known by its SHA-256. Contents are compressed one by one and put together to
-*packs* of about 16 MiB; a pack is known by the SHA-256 of its bytes. The *listing* says what the checkout holds,
-in the order of the paths. It is cut into parts, JSON each, at paths that are chosen by their checksum, so that a
-change in one folder leaves nearly all parts as they were. Parts are contents like any other; the *manifest* says
-where they are.
+*packs* of about 16 MiB. A pack is named by the SHA-256 of its bytes and a token of the snapshot that made it: a
+cleanup that deletes a pack late must not meet one that was written anew under the same name. The *listing* says
+what the checkout holds, in the order of the paths. It is cut into parts, JSON each, at paths that are chosen by
+their checksum, so that a change in one folder leaves nearly all parts as they were. Parts are contents like any
+other; the *manifest* says where they are.
 
     [["<pack id>", ...],      the packs that the lines below refer to, by number
      ["f", path, mode, mtime_ns, [[pack, offset, length, size], ...]],     length = size: not compressed
@@ -20,10 +21,9 @@ stored as such.
 A pack of which a snapshot uses little is not repacked as such: `merge` retires the smallest when there are many.
 """
 
-import asyncio
 import gzip
 import hashlib
-import time
+import secrets
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from runyard.dialogue import StoredPack, StoredSnapshot
-from runyard.errors import Corrupt, NotFound, StoreUnavailable
+from runyard.errors import Conflict, Corrupt, NotFound
 from runyard.model import Model
 from runyard.records.bounded import for_each
 from runyard.spec.plan import Snapshot
@@ -48,7 +48,6 @@ for its listing; a new one of each may come on top."""
 _KEPT_SMALL = 8
 _PROBE_BYTES = 64 << 10
 _AT_ONCE = 32
-_TOMBSTONE_S = 60
 
 
 class Place(NamedTuple):
@@ -89,10 +88,14 @@ def content_id(content: bytes) -> str:
 
 
 class Packer:
-    """Puts contents together to packs. ``known`` says where contents are; what is added gets a place there."""
+    """Puts contents together to packs. ``known`` says where contents are; what is added gets a place there.
 
-    def __init__(self, known: dict[str, Place]) -> None:
+    ``token`` is this snapshot's part in the names of its packs.
+    """
+
+    def __init__(self, known: dict[str, Place], token: str) -> None:
         self.known = known
+        self._token = token
         self._pieces: list[bytes] = []
         self._size = 0
         self._digest = hashlib.sha256()
@@ -117,7 +120,7 @@ class Packer:
         """The pack so far, if there is anything in it; the next one begins."""
         if not self._open:
             return None
-        pack = Pack(self._digest.hexdigest(), self._pieces, self._size)
+        pack = Pack(f"{self._digest.hexdigest()}-{self._token}", self._pieces, self._size)
         self.known.update({each: Place(pack.id, *where) for each, where in self._open.items()})
         self._pieces, self._size, self._digest, self._open = [], 0, hashlib.sha256(), {}
         return pack
@@ -135,30 +138,28 @@ def merge(known: Mapping[str, Place], used: Iterable[str]) -> set[str]:
     return set(small[_KEPT_SMALL:]) if len(small) > SMALL_PACKS else set()
 
 
-def encode_manifest(manifest: Manifest) -> Pack:
-    """Its bytes and their id; the same manifest has the same id."""
+def new_token() -> str:
+    """8 hexadecimal digits, which no other snapshot has."""
+    return secrets.token_hex(4)
+
+
+def encode_manifest(manifest: Manifest, token: str) -> Pack:
+    """Its bytes and their name."""
     data = gzip.compress(manifest.model_dump_json().encode(), mtime=0)
-    return Pack(hashlib.sha256(data).hexdigest(), [data], len(data))
+    return Pack(f"{hashlib.sha256(data).hexdigest()}-{token}", [data], len(data))
 
 
-async def refer(store: ObjectStore, run_id: str, items: Sequence[str]) -> None:
-    """Say that the run refers to these items, and wait until no cleanup is deleting one of them.
+async def refer(store: ObjectStore, run_id: str, items: Sequence[str]) -> set[str]:
+    """Say that the run refers to these items; those that no cleanup has given up. Every failure is raised.
 
-    Only then is what `find_items` says good for as long as the run refers to them. Every failure is raised.
+    Nobody waits for a cleanup, which may be dead: what is given up is done without.
     """
-    deadline = time.monotonic() + _TOMBSTONE_S
 
-    async def one(item: str) -> None:
-        await store.put(paths.item_runid(item, run_id), b"")
-        while await _is_there(store, paths.item_tombstone(item)):
-            if time.monotonic() > deadline:
-                raise StoreUnavailable(
-                    f"a cleanup has been deleting {item} for {_TOMBSTONE_S} s",
-                    remedy="Let a cleanup end, try again.",
-                )
-            await asyncio.sleep(0.2)
+    async def one(item: str) -> bool:
+        await store.put(paths.runid(item, run_id), b"")
+        return not await _is_there(store, paths.tombstone(item))
 
-    await for_each(items, one, limit=_AT_ONCE)
+    return {item for item, kept in zip(items, await for_each(items, one, limit=_AT_ONCE), strict=True) if kept}
 
 
 async def refer_to_present(
@@ -166,16 +167,16 @@ async def refer_to_present(
 ) -> dict[str, int]:
     """Refer to those of the packs or manifests that are there: what is there then stays; with sizes in bytes."""
     there = await _find(store, repository, ids)  # first a look: packs of another store are not ours to refer to
-    await refer(store, run_id, [paths.snapshot_item(repository, each) for each in there])
-    return await _find(store, repository, there)
+    items = {paths.snapshot_item(repository, each): each for each in there}
+    kept = await refer(store, run_id, [*items])
+    return await _find(store, repository, [items[item] for item in kept])
 
 
 async def write_item(store: ObjectStore, run_id: str, repository: str, pack: Pack) -> int:
-    """Refer to a pack or manifest and store it, unless it is there; the number of bytes that were sent."""
+    """Refer to a new pack or manifest and store it; the number of bytes that were sent."""
     item = paths.snapshot_item(repository, pack.id)
-    await refer(store, run_id, [item])
-    if await _is_there(store, paths.snapshot_content(item)):
-        return 0
+    if not await refer(store, run_id, [item]):
+        raise Conflict(f"`{item}` is being removed by a cleanup", remedy="Start the run again.")
     data = b"".join(pack.pieces) if pack.size < CONTENT_BYTES else _stream(pack.pieces)
     await store.put(paths.snapshot_content(item), data, size=pack.size)
     return pack.size
@@ -197,7 +198,7 @@ async def read_manifest(store: ObjectStore, snapshot: Snapshot) -> Manifest:
         data = await read(store, paths.snapshot_content(paths.snapshot_item(snapshot.repository, snapshot.id)))
     except NotFound as error:
         raise _gone(snapshot) from error
-    if hashlib.sha256(data).hexdigest() != snapshot.id:
+    if hashlib.sha256(data).hexdigest() != snapshot.id.partition("-")[0]:
         raise Corrupt(
             f"the manifest of the snapshot {snapshot.id[:12]} is not what was stored: its SHA-256 differs"
         )

@@ -58,7 +58,7 @@ class _Taking:
         self._store, self._repository, self._run_id = store, repository, run_id
         self._top = os.fsencode(repository.top)
         self._memory = Memory()
-        self._uuid = ""
+        self._uuid, self._token = "", snapshots.new_token()
         self._files: dict[File, list[str]] = {}  # their contents
         self._history: dict[bytes, list[str]] = {}  # the same, of the copy's `.git`
         self._absent: set[bytes] = set()  # objects that the repository does not have, or that are too large
@@ -101,7 +101,7 @@ class _Taking:
             self._history.pop(path, None)
         self._recall(files, history)
         while True:
-            # again after reading: it may turn out to be in packs that no note had named, and that are gone or too many
+            # again after reading, which may find contents in packs that no note had named: gone, or too many
             used = [each for ids in (*self._files.values(), *self._history.values()) for each in ids]
             self._memory.forget(snapshots.merge(self._memory.places, used))
             await self._confirm(used)
@@ -130,7 +130,7 @@ class _Taking:
 
     def _pack(self, files: list[File], history: History) -> Iterator[Pack]:
         """Read what has no place yet. A file that changes meanwhile is noted, and the rest read all the same."""
-        packer = Packer(self._memory.places)
+        packer = Packer(self._memory.places, self._token)
         for path, text in history.texts.items():
             self._history[path] = _add(packer, text)
         unread = {
@@ -185,7 +185,7 @@ class _Taking:
         ids = [snapshots.content_id(part) for part in parts]
         self._memory.forget(snapshots.merge(self._memory.places, ids) - listing.packs)
         await self._confirm(ids)
-        await self._send_all(_pack_parts(Packer(self._memory.places), parts))
+        await self._send_all(_pack_parts(Packer(self._memory.places, self._token), parts))
         places = [self._memory.places[each] for each in ids]
         packs = sorted(listing.packs | {place.pack for place in places})
         numbers = {pack: number for number, pack in enumerate(packs)}
@@ -197,7 +197,8 @@ class _Taking:
                 files=len(contents.files),
                 size=size,
                 changed=changed,
-            )
+            ),
+            self._token,
         )
         self._sent += await snapshots.write_item(self._store, self._run_id, self._uuid, manifest)
         return Taken(

@@ -176,7 +176,7 @@ class Snapshot(Model):
     """A checkout as it was when a direct run started, kept in the store: whose it is, and its manifest's id."""
 
     repository: str = Field(pattern=r"^[0-9a-f-]{8,64}$")  # the repository's uuid
-    id: str = Field(pattern=r"^[0-9a-f]{64}$")
+    id: str = Field(pattern=r"^[0-9a-f]{64}-[0-9a-f]{8}$")
     changed: int = 0  # files that differ from the commit, new ones included
 
 

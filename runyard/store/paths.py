@@ -14,7 +14,7 @@
     caches/<group>/<key>.tar.zst|.tar.gz and <key>.json               parts escaped
     snapshots/<repository uuid>/<id>/   a manifest or a pack of a checkout (see runyard.records.snapshots), shared:
                                     runs/<run id>     runid object: this run refers to it
-                                    data/content      its bytes, whose SHA-256 is the id
+                                    data/content      its bytes, whose SHA-256 the id begins with
                                     tombstone         written by the cleanup while it deletes the item
 
 Steps are numbers from 0. Ids of runs and keys and groups of caches are user's words: they are percent-escaped to
@@ -78,21 +78,24 @@ def cache_group(group: str) -> str:
     return f"{CACHES}{escape(group)}/"
 
 
-def snapshot_item(repository: str, item_id: str) -> str:
-    """A shared item: a manifest or a pack."""
-    return f"{SNAPSHOTS}{repository}/{item_id}"
+def snapshot_item(repository: str, pack: str) -> str:
+    return f"{SNAPSHOTS}{repository}/{pack}"
 
 
-def item_runid(item: str, run_id: str) -> str:
+def runid(item: str, run_id: str) -> str:
     return f"{item}/runs/{escape(run_id)}"
 
 
-def item_tombstone(item: str) -> str:
+def data(item: str) -> str:
+    return f"{item}/data/"
+
+
+def tombstone(item: str) -> str:
     return f"{item}/tombstone"
 
 
 def snapshot_content(item: str) -> str:
-    return f"{item}/data/content"
+    return f"{data(item)}content"
 
 
 def escape(words: str) -> str:

@@ -123,11 +123,11 @@ async def test_a_second_run_of_one_snapshot_refers_to_it_too(runs: Runyard, chec
     packs = [pack.id for pack in (await read_manifest(runs.store, source.snapshot)).packs]
     for each in [*packs, source.snapshot.id]:
         item = paths.snapshot_item(source.snapshot.repository, each)
-        await runs.store.stat(paths.item_runid(item, second.id))
+        await runs.store.stat(paths.runid(item, second.id))
 
 
 async def test_a_snapshot_that_is_gone_fails_the_run_with_a_sentence(runs: Runyard) -> None:
-    snapshot = Snapshot(repository="0" * 32, id="a" * 64)
+    snapshot = Snapshot(repository="0" * 32, id=f"{'a' * 64}-{'b' * 8}")
     run = await runs.start(FILE, source=Source(snapshot=snapshot))
     with pytest.raises(NotFound, match="is not in the store any more"):
         await run.result()

@@ -27,7 +27,7 @@ from runyard.snapshot.history import without_credentials
 from runyard.snapshot.take import Taken
 from runyard.spec.plan import CloneStep, Snapshot, Source
 
-REPOSITORY = "0" * 32
+REPOSITORY, TOKEN = "0" * 32, "0" * 8
 
 
 async def everything(scene: Scene) -> bytes:
@@ -94,7 +94,7 @@ def test_an_address_without_credentials(address: str, shown: str) -> None:
 
 async def forge(scene: Scene, *lines: list[object]) -> Taken:
     """A snapshot with these lines; contents are named by their text."""
-    packer = Packer({})
+    packer = Packer({}, TOKEN)
     texts = {text for line in lines if line[0] == "f" for text in line[4]}  # type: ignore[attr-defined]
     ids = {text: packer.add(text.encode()) for text in texts}
     pack = packer.close()
@@ -108,7 +108,7 @@ async def forge(scene: Scene, *lines: list[object]) -> Taken:
     assert listing is not None
     place = packer.known[part]
     facts = [PackFacts(id=each.id, size=each.size) for each in (listing, *packs)]
-    manifest = encode_manifest(Manifest(packs=facts, listing=[(0, place.offset, place.length, place.size)]))
+    manifest = encode_manifest(Manifest(packs=facts, listing=[(0, place.offset, place.length, place.size)]), TOKEN)
     for item in (*packs, listing, manifest):
         await write_item(scene.store, RUN, REPOSITORY, item)
     return Taken(snapshot=Snapshot(repository=REPOSITORY, id=manifest.id), files=0, size=0, sent=0)

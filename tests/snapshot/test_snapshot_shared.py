@@ -48,8 +48,9 @@ async def test_the_second_one_sends_next_to_nothing(scene: Scene, checkout: Path
     first = await scene.take(checkout)
     assert first.sent > 2_000_000
     again = await scene.take(checkout, run_id="run-2")
-    assert again.snapshot == first.snapshot
-    assert again.sent == 0
+    packs = [(await read_manifest(scene.store, each.snapshot)).packs for each in (first, again)]
+    assert packs[0] == packs[1]
+    assert again.sent < 2_000, "a manifest"
     (checkout / "part3/file3").write_text("changed")
     (checkout / "part0/new").write_text("new")
     third = await scene.take(checkout, run_id="run-3")
@@ -101,7 +102,7 @@ async def test_notes_that_cannot_be_read_are_as_good_as_none(scene: Scene, check
     for text in ("", "{", "[]", '{"version": 1}', '{"version": 1, "packs": [["x", 1]], "contents": [[1]]}'):
         note.write_text(text)
         taken = await scene.take(checkout, run_id="run-2")
-        assert taken.sent == 0, "the pack has the same bytes"
+        assert taken.sent > 2_000_000, "all of it"
 
 
 async def test_back_and_forth_between_branches(scene: Scene, checkout: Path) -> None:
@@ -122,7 +123,7 @@ async def test_another_store_gets_all_of_it(scene: Scene, checkout: Path, tmp_pa
     first = await scene.take(checkout)
     other = Scene(tmp_path / "other", PosixStore(tmp_path / "other-store"))
     second = await other.take(checkout)
-    assert second.sent >= first.sent
+    assert second.sent > 2_000_000
     assert looks((await other.restore(second))[0]) == looks(checkout)
 
 
@@ -135,7 +136,7 @@ async def test_what_a_cleanup_removed_is_sent_again(scene: Scene, checkout: Path
     for key in await keys(scene.store):
         await scene.store.delete(key)
     second = await scene.take(checkout, run_id="run-2")
-    assert second.sent >= first.sent
+    assert second.sent > 2_000_000
     assert looks((await scene.restore(second))[0]) == looks(checkout)
 
 
@@ -192,7 +193,7 @@ class Recorder(PosixStore):
 
 @pytest.mark.promise(6)
 async def test_a_run_refers_to_an_item_before_it_relies_on_it(checkout: Path, tmp_path: Path) -> None:
-    """Runid object, then the look for a tombstone, then the look whether the data is there, then the data."""
+    """Runid object, then the look for a tombstone, then the data, or the look whether they are there."""
     store = Recorder(tmp_path / "recorded")
     for run_id in ("run-1", "run-2"):
         if run_id == "run-2":
@@ -204,42 +205,36 @@ async def test_a_run_refers_to_an_item_before_it_relies_on_it(checkout: Path, tm
         for each in {*packs, taken.snapshot.id}:
             item = paths.snapshot_item(taken.snapshot.repository, each)
             content = paths.snapshot_content(item)
-            referred = store.asked.index(("put", paths.item_runid(item, run_id)))
-            tombstone = store.asked.index(("stat", paths.item_tombstone(item)), referred)
-            looked = store.asked.index(("stat", content), tombstone)
-            writes = [at for at, asked in enumerate(store.asked) if asked == ("put", content)]
-            assert all(at > looked for at in writes)
+            referred = store.asked.index(("put", paths.runid(item, run_id)))
+            tombstone = store.asked.index(("stat", paths.tombstone(item)), referred)
+            if ("put", content) in store.asked:
+                assert store.asked.index(("put", content)) > tombstone
+            else:
+                assert run_id == "run-2"
+                assert ("stat", content) in store.asked[tombstone:]
 
 
 @pytest.mark.promise(6)
-async def test_a_tombstone_is_waited_for(scene: Scene, checkout: Path) -> None:
-    """A cleanup that has begun deletes a pack: the snapshot waits, and sends it again."""
+async def test_what_a_cleanup_has_given_up_is_not_relied_on(scene: Scene, checkout: Path) -> None:
+    """Not even while it is there; and what is sent again has another name, so that no late delete meets it."""
     first = await scene.take(checkout)
-    repository = first.snapshot.repository
-    pack = (await read_manifest(scene.store, first.snapshot)).packs[0].id
-    item = paths.snapshot_item(repository, pack)
-    await scene.store.put(paths.item_tombstone(item), b"")
-    taking = asyncio.create_task(scene.take(checkout, run_id="run-2"))
-    while not await _there(scene.store, paths.item_runid(item, "run-2")):
-        await asyncio.sleep(0.01)
-    await scene.store.delete(paths.snapshot_content(item))
-    assert not taking.done()
-    await scene.store.delete(paths.item_tombstone(item))
-    second = await taking
+    packs = {pack.id for pack in (await read_manifest(scene.store, first.snapshot)).packs}
+    for pack in packs:
+        item = paths.snapshot_item(first.snapshot.repository, pack)
+        await scene.store.put(paths.tombstone(item), b"")
+    with pytest.raises(NotFound, match="is not in the store any more"):
+        await refer_to_snapshot(scene.store, "run-2", first.snapshot)
+    second = await scene.take(checkout, run_id="run-3")
+    assert not packs & {pack.id for pack in (await read_manifest(scene.store, second.snapshot)).packs}
+    for pack in packs:
+        item = paths.snapshot_item(first.snapshot.repository, pack)
+        await scene.store.delete(paths.snapshot_content(item))
     assert looks((await scene.restore(second))[0]) == looks(checkout)
-
-
-async def _there(store: PosixStore, key: str) -> bool:
-    try:
-        await store.stat(key)
-    except NotFound:
-        return False
-    return True
 
 
 async def test_two_at_once(scene: Scene, checkout: Path) -> None:
     both = await asyncio.gather(*(scene.take(checkout, run_id=f"run-{n}") for n in (1, 2)))
-    assert both[0].snapshot == both[1].snapshot
+    assert both[0].snapshot.repository == both[1].snapshot.repository
     assert looks((await scene.restore(both[1]))[0]) == looks(checkout)
 
 
@@ -273,7 +268,7 @@ async def test_many_small_changes_need_few_packs(
 
 
 def test_a_content_is_packed_once() -> None:
-    packer = Packer({})
+    packer = Packer({}, "0" * 8)
     assert packer.close() is None
     one = packer.add(b"x" * 100_000)
     assert packer.add(b"x" * 100_000) == one
