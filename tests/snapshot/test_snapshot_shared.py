@@ -120,7 +120,7 @@ async def test_back_and_forth_between_branches(scene: Scene, checkout: Path) -> 
 
 
 async def test_another_store_gets_all_of_it(scene: Scene, checkout: Path, tmp_path: Path) -> None:
-    first = await scene.take(checkout)
+    await scene.take(checkout)
     other = Scene(tmp_path / "other", PosixStore(tmp_path / "other-store"))
     second = await other.take(checkout)
     assert second.sent > 2_000_000
@@ -132,7 +132,7 @@ async def test_another_store_gets_all_of_it(scene: Scene, checkout: Path, tmp_pa
 
 @pytest.mark.promise(6)
 async def test_what_a_cleanup_removed_is_sent_again(scene: Scene, checkout: Path) -> None:
-    first = await scene.take(checkout)
+    await scene.take(checkout)
     for key in await keys(scene.store):
         await scene.store.delete(key)
     second = await scene.take(checkout, run_id="run-2")
