@@ -10,6 +10,7 @@ from runyard.executors.base import Launch
 from runyard.records.archives import list_archives
 from runyard.records.logs import load_seal
 from runyard.records.podcaches import known_caches
+from runyard.records.snapshots import locate_snapshot
 from runyard.script import compile_script, step_secrets
 from runyard.spec.plan import (
     Environment,
@@ -94,7 +95,7 @@ def _digest(
     script: str, assignment: Assignment, environment: dict[str, str | FromSecret], secrets: dict[str, str]
 ) -> str:
     """What was asked, without what is new at each try: signatures, and what the store has just now."""
-    fresh = {"logs", "archives", "restore", "caches"}
+    fresh = {"logs", "archives", "restore", "caches", "snapshot"}
     asked = [script, assignment.model_dump_json(exclude=fresh), repr(sorted(environment.items())), repr(secrets)]
     return hashlib.sha256("\0".join(asked).encode()).hexdigest()
 
@@ -139,6 +140,9 @@ async def _assignment(
     expires_s = (task.timeouts.run_s or TARGET_S) + (task.timeouts.pending_s or 0) + 3600
     kinds = {step.type for step in task.steps if not step.skip}
     saves = any(isinstance(step, SaveToWorkspaceStep) for step in task.steps)
+    snapshot = None
+    if run.source.snapshot is not None and "clone" in kinds:
+        snapshot = await locate_snapshot(store, run.source.snapshot, expires_s=expires_s)
     return Assignment(
         run_id=attempt.run_id,
         task=task.name,
@@ -150,6 +154,7 @@ async def _assignment(
         caches=await _caches(store, run, task, expires_s=expires_s),
         source=run.source,
         services=_services(task),
+        snapshot=snapshot,
         mask=mask,
         log_bytes=log_bytes,
     )

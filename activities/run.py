@@ -14,6 +14,7 @@ from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareR
 from runyard.errors import InvalidRequest
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
 from runyard.records.runs import PlanIndex, write_plan, write_result
+from runyard.records.snapshots import refer_to_snapshot
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.group import NO_CAPS, Caps, lines_of
 from runyard.spec.plan import Plan
@@ -78,6 +79,8 @@ class RunActivities:
         plan = await asyncio.to_thread(
             compile_run, whole, run_id=prepare.run_id, execution_id=prepare.execution_id
         )
+        if whole.source.snapshot is not None:  # the client has done so; a restart or another program may not have
+            await refer_to_snapshot(self._store, prepare.run_id, whole.source.snapshot)
         if earlier is not None:
             plan = await keep(self._store, plan, request, whole, earlier, fault=self._fault)
         return whole, plan

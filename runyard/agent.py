@@ -107,6 +107,16 @@ if TYPE_CHECKING:
         path: str
         timeout_s: float
 
+    class StoredPack(TypedDict):
+        id: str
+        source: str
+        size: int
+
+    class StoredSnapshot(TypedDict):
+        packs: list[StoredPack]
+        listing: list[tuple[int, int, int, int]]
+        changed: int
+
     class Assignment(TypedDict):
         run_id: str
         task: str
@@ -118,6 +128,7 @@ if TYPE_CHECKING:
         caches: Caches
         source: Source
         services: list[Service]
+        snapshot: StoredSnapshot | None
         mask: list[str]
         log_bytes: int
         output_bytes: int
@@ -2040,7 +2051,7 @@ def unpack(work: Work, stored: Stored, folder: str) -> int:
             raise Failure(f"the archive {stored['file']} cannot be read: {error}") from error
 
 
-def open_stored(work: Work, stored: Stored) -> IO[bytes]:
+def open_stored(work: Work, stored: Stored | StoredPack) -> IO[bytes]:
     source = stored["source"]
     if source.startswith(("http://", "https://")):
         return download(work, source)
@@ -2534,12 +2545,15 @@ class Clone:
         ]
 
     def run(self, *, depth: int | None, submodules: bool) -> None:
-        if not self.source["url"]:
+        snapshot = self.work.agent.assignment.get("snapshot")
+        if not self.source["url"] and not snapshot:
             raise Failure("there is nothing to clone: the run names no source")
         make_folders(self.dest, self.work.agent.owner)
         if os.path.lexists(os.path.join(self.dest, ".git")):
             raise Failure(f"{self.dest} holds a git repository already")
-        if self.source["local"]:
+        if snapshot:
+            SnapshotCopy(self, snapshot).run()
+        elif self.source["local"]:
             LocalCopy(self, self.source["url"]).run()
         else:
             self._fetch_with_key(["--depth", str(depth)] if depth else [], submodules=submodules)
@@ -2807,6 +2821,183 @@ def copy_file(source: str, dest: str, found: os.stat_result) -> None:
     shutil.copyfile(source, dest, follow_symlinks=False)
     os.chmod(dest, stat.S_IMODE(found.st_mode))
     os.utime(dest, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+# --- snapshots --------------------------------------------------------------------------------------
+
+
+class Pack:
+    """A pack of a snapshot, verified whole before anything of it is used."""
+
+    def __init__(self, work: Work, stored: StoredPack) -> None:
+        self.work, self.name = work, f"the pack {stored['id'][:12]} of the snapshot"
+        self.file = open_stored(work, stored)
+        digest = sha256()
+        for data in iter(lambda: self.file.read(1 << 20), b""):
+            work.check()
+            digest.update(data)
+        if digest.hexdigest() != stored["id"].partition("-")[0]:
+            self.file.close()
+            raise Failure(f"{self.name} is not what was stored: its SHA-256 is {digest.hexdigest()}")
+
+    def read(self, offset: int, length: int, size: int) -> bytes:
+        """One content; stored as it is where that is not shorter."""
+        import zlib
+
+        self.work.check()
+        data = os.pread(self.file.fileno(), length, offset)
+        if len(data) == length and length != size:
+            try:
+                data = zlib.decompressobj().decompress(data, size + 1)
+            except zlib.error as error:
+                raise Failure(f"{self.name} cannot be unpacked: {error}") from error
+        if len(data) != size:
+            raise Failure(f"{self.name} does not hold what the listing says")
+        return data
+
+
+class SnapshotFile:
+    """A file to be written: where its contents are, and how many of them are still to come."""
+
+    def __init__(self, parts: list[str], mode: int, mtime_ns: int | None, left: int) -> None:
+        self.parts, self.mode, self.mtime_ns, self.left = parts, mode, mtime_ns, left
+        self.begun = False
+
+
+class SnapshotCopy:
+    """A checkout from the store (see runyard.records.snapshots), with a `.git` that knows HEAD and the index.
+
+    Packs are fetched one after the other, and what is in one is written at once: the largest file needs no more
+    memory than a small one. Links come last, so that no file is written through one.
+    """
+
+    def __init__(self, clone: Clone, snapshot: StoredSnapshot) -> None:
+        self.clone, self.work, self.dest = clone, clone.work, clone.dest
+        self.snapshot = snapshot
+        self.packs: dict[str, Pack] = {}
+        self.files = 0
+        self.links: list[tuple[list[str], str]] = []
+        self.empty: list[list[str]] = []
+        # by pack: offset, length and size of a content, the file, and the content's offset in it
+        self.pieces: dict[str, list[tuple[int, int, int, SnapshotFile, int]]] = {}
+
+    def run(self) -> None:
+        import shutil
+
+        try:
+            for part in self._listing():
+                self._plan(part)
+            with Unpacker(self.dest, self.work) as tree:
+                for parts in self.empty:
+                    tree._enter(parts)
+                for pack in sorted(self.pieces):
+                    self._write_pack(tree, pack)
+                for parts, target in self.links:
+                    fd = tree._enter(parts[:-1])
+                    tree._clear(fd, parts)
+                    os.symlink(target, parts[-1], dir_fd=fd)
+        except OSError as error:
+            raise Failure(f"the checkout cannot be written to {self.dest}: {error.strerror}") from error
+        finally:
+            for opened in self.packs.values():
+                opened.file.close()
+        try:
+            self._make_index()
+            head = self.clone.ask("log", "-1", "--format=HEAD is now at %h %s", may_fail=True).strip()
+        except Failure as error:  # the files are there, which is what most tasks need
+            self.work.check()
+            head = f"without an index: {error}"
+        shutil.rmtree(os.path.join(self.dest, ".git", "runyard"), ignore_errors=True)
+        changed = self.snapshot["changed"]
+        self.work.say(f"{head or 'no commit yet'}; {changed} uncommitted changes; {self.files} files")
+
+    def _listing(self) -> Iterator[bytes]:
+        for number, offset, length, size in self.snapshot["listing"]:
+            yield self._open(self.snapshot["packs"][number]["id"]).read(offset, length, size)
+
+    def _open(self, pack: str) -> Pack:
+        if pack not in self.packs:
+            stored = [each for each in self.snapshot["packs"] if each["id"] == pack]
+            if not stored:
+                raise Failure(f"the listing of the snapshot names a pack that it does not have: {pack[:12]}")
+            self.packs[pack] = Pack(self.work, stored[0])
+        return self.packs[pack]
+
+    def _plan(self, part: bytes) -> None:
+        packs, *lines = json.loads(part)
+        for kind, path, *facts in lines:
+            parts = self._parts(path)
+            if kind == "d":
+                self.empty.append(parts)
+            elif kind == "l":
+                self.links.append((parts, self._name(facts[0])))
+            else:
+                mode, mtime_ns, contents = facts
+                file = SnapshotFile(parts, mode, mtime_ns, len(contents))
+                self.files += parts[0] != ".git"
+                at = 0
+                for number, offset, length, size in contents or [(None, 0, 0, 0)]:
+                    pack = "" if number is None else packs[number]
+                    self.pieces.setdefault(pack, []).append((offset, length, size, file, at))
+                    at += size
+
+    def _parts(self, path: str) -> list[str]:
+        parts = self._name(path).split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise Failure(f"{path!r} in the snapshot would leave the folder")
+        return parts
+
+    @staticmethod
+    def _name(text: str) -> str:
+        """Bytes of a name, as this system spells them."""
+        return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+    def _write_pack(self, tree: Unpacker, pack: str) -> None:
+        """All that is in one pack; in none are the files that are empty."""
+        opened = self._open(pack) if pack else None
+        last, data = -1, b""
+        for offset, length, size, file, at in sorted(self.pieces.pop(pack), key=lambda piece: piece[0]):
+            if opened is not None and offset != last:  # many files may have the same content
+                last, data = offset, opened.read(offset, length, size)
+            self._write(tree, file, data, at)
+        if opened is not None:
+            opened.file.close()
+            del self.packs[pack]
+
+    def _write(self, tree: Unpacker, file: SnapshotFile, data: bytes, at: int) -> None:
+        folder, name = tree._enter(file.parts[:-1]), file.parts[-1]
+        if not file.begun:
+            tree._clear(folder, file.parts)
+            file.begun = True
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        try:
+            if len(data) >= 1 << 16 and data.count(0) == len(data):
+                os.ftruncate(fd, max(os.fstat(fd).st_size, at + len(data)))  # a hole stays one
+            else:
+                view = memoryview(data)
+                while view:
+                    written = os.pwrite(fd, view, at)
+                    view, at = view[written:], at + written
+            file.left -= 1
+            if file.left <= 0:
+                os.fchmod(fd, file.mode)
+                if file.mtime_ns is not None:
+                    os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
+        finally:
+            os.close(fd)
+
+    def _make_index(self) -> None:
+        """The index of HEAD, then what the checkout's had otherwise."""
+        git, folder = self.clone.git, os.path.join(self.dest, ".git", "runyard")
+        for name in ("objects", "refs/heads"):
+            os.makedirs(os.path.join(self.dest, ".git", name), exist_ok=True)
+        git("read-tree", "HEAD", may_fail=True, quiet=True)  # fails where there is no commit
+        for name, words in (("index-info", "--index-info"), ("skip-worktree", "--skip-worktree --stdin")):
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    git("update-index", "-z", *words.split(), data=file.read())
+        git("update-index", "-q", "--refresh", may_fail=True, quiet=True)
 
 
 def main(environ: Mapping[str, str]) -> int:

@@ -116,6 +116,22 @@ class CacheAccess(Model):
     write: Target | None = None
 
 
+class StoredPack(Model):
+    """A pack of a snapshot; ``source`` is a path of this machine or a presigned URL."""
+
+    id: str  # begins with the SHA-256 of its bytes, up to a dash
+    source: str
+    size: int
+
+
+class StoredSnapshot(Model):
+    """A checkout to be restored. ``listing`` = (number of the pack, offset, stored length, size) of its parts."""
+
+    packs: list[StoredPack]
+    listing: list[tuple[int, int, int, int]]
+    changed: int = 0  # files that differ from the commit
+
+
 class Assignment(Model):
     """All that the agent needs to know. No secret is in it: ``mask`` names variables whose values are masked."""
 
@@ -130,6 +146,7 @@ class Assignment(Model):
     caches: CacheAccess = CacheAccess()
     source: Source = Source()
     services: list[ServiceProbe] = []
+    snapshot: StoredSnapshot | None = None  # what `clone` yields, where the source is one
     mask: list[str] = []
     log_bytes: int = 1 << 30  # cap of a step's log
     output_bytes: int = 64 << 10  # cap of all outputs of the task

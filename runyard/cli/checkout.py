@@ -45,6 +45,18 @@ def find_checkout(folder: Path) -> Checkout:
     return Checkout(source=source, folder=place, changed=len(changed.splitlines()))
 
 
+def find_direct(folder: Path) -> Checkout:
+    """The checkout around ``folder`` as a direct run takes it: only git checkouts, and by their snapshot.
+
+    Raises NotFound, InvalidRequest (no checkout), GitFailed.
+    """
+    from runyard.snapshot.repository import find_repository
+
+    repository = find_repository(folder)
+    head = repository.head()
+    return Checkout(source=Source(branch=head.branch, tag=head.tag, commit=head.commit), folder=repository.top)
+
+
 def find_checkout_of(path: Path) -> Checkout:
     """The checkout that contains the run file, else the one that contains the current folder."""
     folder = path.absolute().parent

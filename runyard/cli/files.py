@@ -11,9 +11,9 @@ from runyard.spec.run import RunRequest
 _NAMES = (".runyard/config.yml", ".runyard/config.json", ".runyard/config.jsonnet", ".agola/config.yml")
 
 
-def find_file() -> Path:
-    """The usual run file, here or in a folder above, as git looks for its own. Raises NotFound."""
-    here = Path.cwd()
+def find_file(folder: Path | None = None) -> Path:
+    """The usual run file, here (or in ``folder``) or above, as git looks for its own. Raises NotFound."""
+    here = Path.cwd() if folder is None else folder.absolute()
     for folder in (here, *here.parents):
         for name in _NAMES:
             if (folder / name).is_file():
@@ -21,7 +21,7 @@ def find_file() -> Path:
         if (folder / ".git").exists():
             break
     raise NotFound(
-        f"there is no {_NAMES[0]} here",
+        f"there is no {_NAMES[0]} " + ("here" if folder is None else f"in {folder}"),
         remedy="Name the run file, or write that one.",
     )
 

@@ -1,7 +1,6 @@
 """Options that several commands share, and what is made of them."""
 
 import contextlib
-import getpass
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -79,10 +78,9 @@ async def open_yard(
 
 def user() -> str:
     """Who decides, where nobody says it: the account's name."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
+    from runyard.client.account import account
+
+    return account()
 
 
 def parse_environment(pairs: tuple[str, ...], file: Path | None) -> dict[str, str]:

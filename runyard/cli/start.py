@@ -8,7 +8,7 @@ import click
 
 from runyard.cli import options
 from runyard.cli.act import watch_run, with_yard
-from runyard.cli.checkout import Checkout, find_checkout, find_checkout_of
+from runyard.cli.checkout import Checkout, find_checkout, find_checkout_of, find_direct
 from runyard.cli.console import print_json
 from runyard.cli.exits import Exit
 from runyard.cli.files import find_file, make_request
@@ -18,6 +18,7 @@ from runyard.spec.plan import Source
 
 if TYPE_CHECKING:
     from runyard.client import Run, Runyard
+    from runyard.snapshot.take import Taken
 
 
 @click.command()
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 @click.option("--task", "tasks", multiple=True, help="Only this task and what it needs. May be repeated.")
 @click.option("--env", "pairs", multiple=True, metavar="NAME=VALUE", help="A variable of the run. Never a secret.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="Variables of the run, from a dotenv file.")
-@click.option("--local", is_flag=True, help="From the git checkout around FILE, exactly as it is.")
+@click.option(
+    "--local",
+    is_flag=False,
+    flag_value="",
+    metavar="[DIR]",
+    help="From the git checkout at DIR (or around FILE), exactly as it is now.",
+)
+@click.option("--ignored", is_flag=True, help="With --local: also what git ignores.")
 @click.option("--source", help="From this folder, or from the repository at this URL.")
 @click.option("--branch", default="", help="The branch to take, and what `when` sees.")
 @click.option("--tag", default="", help="The tag to take, and what `when` sees.")
@@ -52,7 +60,8 @@ def start(
     tasks: tuple[str, ...],
     pairs: tuple[str, ...],
     env_file: Path | None,
-    local: bool,
+    local: str | None,
+    ignored: bool,
     source: str | None,
     branch: str,
     tag: str,
@@ -75,11 +84,13 @@ def start(
     output: str,
 ) -> int:
     """Start a run of FILE (.runyard/config.yml) and print its id."""
-    path = file or find_file()
-    checkout = _checkout(path, local=local, source=source)
-    words = {"branch": branch, "tag": tag, "ref": ref, "commit": commit}
-    given = {name: word for name, word in words.items() if word}
-    checkout = replace(checkout, source=checkout.source.model_copy(update=given))
+    if ignored and local is None:
+        raise InvalidRequest("--ignored says what --local takes: give both")
+    folder = _local_folder(file, local)
+    path = file or find_file(folder)
+    checkout = _checkout(path, local=folder, source=source)
+    source_told = checkout.source.told(branch=branch, tag=tag, ref=ref, commit=commit)
+    checkout = replace(checkout, source=source_told)
     settings = options.load_settings(state=state, executor=executor)
     request = make_request(
         path,
@@ -97,27 +108,64 @@ def start(
     )
     plan = compile_run(request, run_id="check", execution_id="check")
 
+    taken: list[Taken] = []
+
+    def told(each: "Taken") -> None:
+        taken.append(each)
+        _tell(each)
+
     async def act(yard: "Runyard") -> int:
-        started = await yard.submit(request, run_id=run_id, idempotency_key=idempotency_key, plan=plan)
+        started = await yard.submit(
+            request,
+            run_id=run_id,
+            idempotency_key=idempotency_key,
+            plan=plan,
+            local=folder,
+            ignored=ignored,
+            told=taken.append if output == "json" else told,
+        )
         if not watch:
             _print_started(started, as_json=output == "json")
             return Exit.SUCCESS
-        return await watch_run(started, origin=checkout.origin, ascii_only=ascii_only, as_json=output == "json")
+        origin = replace(checkout, changed=taken[0].snapshot.changed if taken else checkout.changed).origin
+        return await watch_run(started, origin=origin, ascii_only=ascii_only, as_json=output == "json")
 
     return with_yard(act, address=address, namespace=namespace, state=state)
 
 
-def _checkout(path: Path, *, local: bool, source: str | None) -> Checkout:
+def _local_folder(file: Path | None, local: str | None) -> Path | None:
+    """The folder whose checkout --local takes: the one it names, else that of FILE if it is in one, else this."""
+    if local is None:
+        return None
+    if local and Path(local).is_file():
+        raise InvalidRequest(
+            f"--local takes a folder, and {local} is a file",
+            remedy=f"Name the run file first: `runyard run start {local} --local`.",
+        )
+    if local or file is None:
+        return Path(local or ".")
+    return find_checkout_of(file).folder
+
+
+def _checkout(path: Path, *, local: Path | None, source: str | None) -> Checkout:
     """A folder is taken as it is; anything else is a URL that the task clones."""
-    if local and source:
-        raise InvalidRequest("--local takes the checkout around the file: give it or --source, not both")
+    if local is not None and source:
+        raise InvalidRequest("--local takes a checkout of this machine: give it or --source, not both")
     if source and not Path(source).is_dir() and (":" in source or source.startswith("/")):
         return Checkout(source=Source(url=source), folder=Path.cwd())
     if source:
         return find_checkout(Path(source))
-    if local:
-        return find_checkout_of(path)
+    if local is not None:
+        return find_direct(local)
     return Checkout(source=Source(), folder=find_checkout_of(path).folder)
+
+
+def _tell(taken: "Taken") -> None:
+    """On stderr: what was taken, and what was not."""
+    sent = f"{taken.sent / 1e6:.1f} MB" if taken.sent >= 100_000 else f"{taken.sent / 1e3:.1f} kB"
+    click.echo(f"Checkout  {taken.files:,} files, {taken.snapshot.changed:,} changed; {sent} sent", err=True)
+    for note in taken.notes:
+        click.echo(f"runyard: {note}", err=True)
 
 
 def _print_started(started: "Run", *, as_json: bool) -> None:

@@ -45,7 +45,7 @@ def details(run_id: str, request: RunRequest, *, name: str) -> str:
     facts = {
         "run": f"`{name}` of `{request.file_name}`",
         "restart of": _code(request.restart.run if request.restart else ""),
-        "source": _code(source.url),
+        "source": _checkout(source) or _code(source.url),
         "commit": _code(source.commit[:40]),
         "branch": _code(source.branch),
         "tag": _code(source.tag),
@@ -92,6 +92,14 @@ def priority(request: RunRequest) -> Priority:
 def quote(text: str) -> str:
     """Text that stays itself in Markdown, on one line."""
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def _checkout(source: Source) -> str:
+    if source.snapshot is None:
+        return ""
+    changed = source.snapshot.changed
+    files = "1 changed file" if changed == 1 else f"{changed} changed files"
+    return f"a checkout, with {files}" if changed else "a checkout"
 
 
 def _code(text: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from runyard.client import groups, listing, restarting, starting
+from runyard.client import direct, groups, listing, restarting, starting
 from runyard.client.files import check, check_run_id, read_file
 from runyard.client.listing import Phase
 from runyard.client.remote import from_rpc
@@ -24,6 +24,7 @@ from runyard.client.ui import find_ui
 from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable, StoreError
 from runyard.records.runs import list_runs, read_result
 from runyard.settings import Settings
+from runyard.snapshot.take import Taken
 from runyard.spec.group import LineView
 from runyard.spec.plan import Plan, Source
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
@@ -118,6 +119,8 @@ class Runyard:
         project: str = "",
         cache_group: str = "",
         source: Source | None = None,
+        local: str | Path | None = None,
+        ignored: bool = False,
         message: str = "",
         environment: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
@@ -130,11 +133,15 @@ class Runyard:
     ) -> Run:
         """Start a run of a run file: a path, its text, or the object itself.
 
-        ``priority`` is 1 (first) to 5. With an ``idempotency_key`` a second start gives the run that the
-        first one made, also when that has ended. Raises InvalidRunFile and InvalidRequest before anything
-        is started, NotFound for a file that is not there, Conflict when ``run_id`` is taken.
+        ``local`` is a folder of a git checkout: `clone` then yields the checkout as it is now, on whatever machine
+        the task runs; with ``ignored`` also what git ignores. ``priority`` is 1 (first) to 5. With an
+        ``idempotency_key`` a second start gives the run that the first one made, also when that has ended. Raises
+        InvalidRunFile and InvalidRequest before anything is started, NotFound for a file that is not there,
+        Conflict when ``run_id`` is taken.
         """
         text, name = await asyncio.to_thread(read_file, file)
+        if local is not None:
+            source = await direct.find_source(Path(local), source)
         request = RunRequest(
             file=text,
             file_name=name,
@@ -153,7 +160,13 @@ class Runyard:
             environment=dict(environment or {}),
             annotations=dict(annotations or {}),
         )
-        return await self.submit(request, run_id=run_id, idempotency_key=idempotency_key)
+        return await self.submit(
+            request,
+            run_id=run_id,
+            idempotency_key=idempotency_key,
+            local=None if local is None else Path(local),
+            ignored=ignored,
+        )
 
     async def restart(
         self,
@@ -188,9 +201,8 @@ class Runyard:
             given["file"], given["file_name"] = await asyncio.to_thread(read_file, file)
         request = restarting.make_request(run, failed=failed, from_start=from_start, tasks=tasks, given=given)
         whole, plan = await restarting.check_restart(self, request)
-        key = (
-            f"restart of {run}: {idempotency_key}" if idempotency_key else None
-        )  # never the one it was started by
+        # a key of its own: never the one that the earlier run was started by
+        key = f"restart of {run}: {idempotency_key}" if idempotency_key else None
         return await self.submit(request, run_id=run_id, idempotency_key=key, plan=plan, whole=whole)
 
     async def submit(
@@ -201,10 +213,14 @@ class Runyard:
         idempotency_key: str | None = None,
         plan: Plan | None = None,
         whole: RunRequest | None = None,
+        local: Path | None = None,
+        ignored: bool = False,
+        told: Callable[[Taken], None] = lambda _: None,
     ) -> Run:
         """Start what the request says. ``plan`` is what `check` made of it, where that has been done already.
 
-        ``whole`` is a restart's request with what it takes over, for those who look at the run.
+        ``whole`` is a restart's request with what it takes over, for those who look at the run. With ``local``
+        from the checkout around this folder; ``told`` hears of its snapshot before the run starts.
         """
         if run_id and idempotency_key:
             raise InvalidRequest("a run has a `run_id` or an `idempotency_key`, not both")
@@ -213,6 +229,12 @@ class Runyard:
         name, size = plan.run.name, len(plan.tasks)
         made = starting.keyed_run_id(name, idempotency_key) if idempotency_key else starting.new_run_id(name)
         chosen, token = check_run_id(run_id or made), secrets.token_hex(8)
+        if local is not None:
+            request, taken = await direct.with_snapshot(
+                self.store, request, plan, local, run_id=chosen, ignored=ignored
+            )
+            shown = request
+            told(taken)
         try:
             await self.client.start_workflow(
                 WORKFLOW,

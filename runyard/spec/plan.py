@@ -172,8 +172,19 @@ class RegistryAuth(Model):
     auth: Value = ""
 
 
+class Snapshot(Model):
+    """A checkout as it was when a direct run started, kept in the store: whose it is, and its manifest's id."""
+
+    repository: str = Field(pattern=r"^[0-9a-f-]{8,64}$")  # the repository's uuid
+    id: str = Field(pattern=r"^[0-9a-f]{64}-[0-9a-f]{8}$")
+    changed: int = 0  # files that differ from the commit, new ones included
+
+
 class Source(Model):
-    """What `clone` fetches. A ``url`` that is a local folder is taken as it is, uncommitted changes included."""
+    """What `clone` fetches: a ``snapshot``, else what is at the ``url``.
+
+    A ``url`` that is a ``local`` folder is taken as it is, uncommitted changes included.
+    """
 
     url: str = ""
     ref: str = ""
@@ -181,6 +192,13 @@ class Source(Model):
     branch: str = ""
     tag: str = ""
     local: bool = False
+    snapshot: Snapshot | None = None
+
+    def told(self, **words: str) -> "Source":
+        """With these words in place of what was found: who names a branch, tag or ref means no other of them."""
+        given = {name: word for name, word in words.items() if word}
+        refs = {"branch", "tag", "ref"}
+        return self.model_copy(update={**(dict.fromkeys(refs, "") if refs & given.keys() else {}), **given})
 
 
 class Kept(Model):

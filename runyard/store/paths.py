@@ -13,6 +13,10 @@
     archives/<task id>/runs/<run id>
     archives/<task id>/data/<step>.tar.zst|.tar.gz and <step>.json (size, sha256, files)
     caches/<group>/<key>.tar.zst|.tar.gz and <key>.json               parts escaped
+    snapshots/<repository uuid>/<id>/   a manifest or a pack of a checkout (see runyard.records.snapshots), shared:
+                                    runs/<run id>     runid object: this run refers to it
+                                    data/content      its bytes, whose SHA-256 the id begins with
+                                    tombstone         written by the cleanup while it deletes the item
 
 Steps are numbers from 0. Ids of runs and keys and groups of caches are user's words: they are percent-escaped to
 one part, which leaves the ids that Runyard makes as they are.
@@ -23,6 +27,7 @@ from urllib.parse import quote, unquote
 SETUP = "setup"
 RUNS = "runs/"
 CACHES = "caches/"
+SNAPSHOTS = "snapshots/"
 
 
 def run(run_id: str) -> str:
@@ -92,6 +97,26 @@ def archives(task_id: str) -> str:
 
 def cache_group(group: str) -> str:
     return f"{CACHES}{escape(group)}/"
+
+
+def snapshot_item(repository: str, pack: str) -> str:
+    return f"{SNAPSHOTS}{repository}/{pack}"
+
+
+def runid(item: str, run_id: str) -> str:
+    return f"{item}/runs/{escape(run_id)}"
+
+
+def data(item: str) -> str:
+    return f"{item}/data/"
+
+
+def tombstone(item: str) -> str:
+    return f"{item}/tombstone"
+
+
+def snapshot_content(item: str) -> str:
+    return f"{data(item)}content"
 
 
 def escape(words: str) -> str:
