@@ -103,16 +103,8 @@ def snapshot_item(repository: str, pack: str) -> str:
     return f"{SNAPSHOTS}{repository}/{pack}"
 
 
-def runid(item: str, run_id: str) -> str:
-    return f"{item}/runs/{escape(run_id)}"
-
-
 def data(item: str) -> str:
     return f"{item}/data/"
-
-
-def tombstone(item: str) -> str:
-    return f"{item}/tombstone"
 
 
 def snapshot_content(item: str) -> str:
