@@ -23,7 +23,7 @@ import kubernetes.config
 import pytest
 from kubernetes.aio import client, config
 from urllib3.exceptions import InsecureRequestWarning
-from yards import Yard, launch
+from yards import Yard, launch, until
 
 import runyard.agent
 from runyard.executors.base import Launch
@@ -119,9 +119,9 @@ def fresh_namespace(cluster: Cluster, labels: dict[str, str] | None = None) -> I
     name = f"test-{uuid.uuid4().hex[:10]}"
     with _core(cluster) as core:
         core.create_namespace({"metadata": {"name": name, "labels": labels or {}}})
-        until = time.monotonic() + 60
+        latest = time.monotonic() + 60
         while not core.list_namespaced_service_account(name).items:  # no pod is admitted before
-            assert time.monotonic() < until
+            assert time.monotonic() < latest
             time.sleep(0.05)
     try:
         yield replace(cluster, namespace=name)
@@ -129,6 +129,24 @@ def fresh_namespace(cluster: Cluster, labels: dict[str, str] | None = None) -> I
         with _core(cluster) as core:
             core.delete_collection_namespaced_pod(name, grace_period_seconds=0)
             core.delete_namespace(name)
+
+
+@contextlib.asynccontextmanager
+async def two_pods_only(cluster: Cluster) -> AsyncIterator[Cluster]:
+    """A namespace with a quota of two pods, and of 1 GiB of memory."""
+    with fresh_namespace(cluster) as small:
+        async with small.core() as core:
+            hard = {"pods": "2", "limits.memory": "1Gi"}
+            await core.create_namespaced_resource_quota(
+                small.namespace, {"metadata": {"name": "team"}, "spec": {"hard": hard}}
+            )
+
+            async def counted() -> bool:
+                quota = await core.read_namespaced_resource_quota("team", small.namespace)
+                return bool(quota.status.hard)
+
+            await until(counted, guard_s=60)
+        yield small
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, fresh_namespace
+from cluster import Cluster, fresh_namespace, two_pods_only
 from kubernetes.aio.client import ApiException
 from unsteady import Unsteady
 from yards import silent, until
@@ -296,19 +296,7 @@ async def test_four_requests_a_task(worker: Worker, cluster: Cluster, tmp_path: 
 
 @pytest.fixture
 async def two_pods(cluster: Cluster) -> AsyncIterator[Cluster]:
-    """A namespace with a quota of two pods, and of 1 GiB of memory."""
-    with fresh_namespace(cluster) as small:
-        async with small.core() as core:
-            hard = {"pods": "2", "limits.memory": "1Gi"}
-            await core.create_namespaced_resource_quota(
-                small.namespace, {"metadata": {"name": "team"}, "spec": {"hard": hard}}
-            )
-
-            async def counted() -> bool:
-                quota = await core.read_namespaced_resource_quota("team", small.namespace)
-                return bool(quota.status.hard)
-
-            await until(counted, guard_s=60)
+    async with two_pods_only(cluster) as small:
         yield small
 
 
