@@ -15,16 +15,19 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 
+from activities.cleanup import CleanupActivities, ReapActivities
 from activities.run import RunActivities
 from activities.task import TaskActivities, no_fault
 from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
+from runyard.spec.cleanup import Retention
 from runyard.spec.run import RUNS_QUEUE, executor_queue
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import SEARCH_ATTRIBUTES
+from workflows.cleanup import CleanupWorkflow
 from workflows.run import RunWorkflow
 
 RUNNER = UnsandboxedWorkflowRunner()
@@ -55,7 +58,16 @@ async def serve(
             stack.push_async_callback(executor.close)
         if runs:
             await require_search_attributes(client)
-        for worker in build_workers(client, store, opened, runs=runs, log_bytes=settings.log_bytes):
+        looked_after = [*executors, settings.executor, *settings.cleanup_executors]
+        for worker in build_workers(
+            client,
+            store,
+            opened,
+            runs=runs,
+            log_bytes=settings.log_bytes,
+            retention=settings.retention,
+            looked_after=looked_after,
+        ):
             await stack.enter_async_context(worker)
         if ready is not None:
             ready.set()
@@ -69,31 +81,52 @@ def build_workers(
     *,
     runs: bool = True,
     log_bytes: int = 1 << 30,
+    retention: Retention | None = None,
+    looked_after: Sequence[str] = (),
     fault: Callable[[str], None] = no_fault,
     runner: WorkflowRunner = RUNNER,
 ) -> list[Worker]:
-    """The Temporal workers, not started yet. ``fault`` and ``runner`` are for tests."""
-    workers = [_run_worker(client, store, runner)] if runs else []
+    """The Temporal workers, not started yet. ``fault`` and ``runner`` are for tests.
+
+    A cleanup goes by ``retention``, and looks at the pods of ``executors`` and of those that are ``looked_after``.
+    """
+    names = [*(executor.name for executor in executors), *looked_after]
+    cleanup = CleanupActivities(store, client, retention=retention or Retention(), executors=names)
+    workers = [_run_worker(client, store, cleanup, runner)] if runs else []
     for executor in executors:
         tasks = TaskActivities(store, executor, log_bytes=log_bytes, fault=fault)
         workers.append(
             Worker(
                 client,
                 task_queue=executor_queue(executor.name),
-                activities=[tasks.schedule_task, tasks.fetch_task, tasks.delete_task],
+                activities=[
+                    tasks.schedule_task,
+                    tasks.fetch_task,
+                    tasks.delete_task,
+                    ReapActivities(executor, client).reap_pods,
+                ],
                 max_concurrent_activities=LONG_TASKS,
             )
         )
     return workers
 
 
-def _run_worker(client: Client, store: ObjectStore, runner: WorkflowRunner) -> Worker:
+def _run_worker(
+    client: Client, store: ObjectStore, cleanup: CleanupActivities, runner: WorkflowRunner
+) -> Worker:
     run = RunActivities(store)
     return Worker(
         client,
         task_queue=RUNS_QUEUE,
-        workflows=[RunWorkflow],
-        activities=[run.prepare_run, run.record_run],
+        workflows=[RunWorkflow, CleanupWorkflow],
+        activities=[
+            run.prepare_run,
+            run.record_run,
+            cleanup.plan_cleanup,
+            cleanup.survey,
+            cleanup.clean,
+            cleanup.remove_run,
+        ],
         workflow_runner=runner,
         max_concurrent_workflow_tasks=8,
         # a dead worker's runs go to the others after this long, not after ten seconds

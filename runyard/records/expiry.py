@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from runyard.records.bounded import for_each
-from runyard.records.fates import UNREADABLE, Judge, Kind
+from runyard.records.fates import UNREADABLE, Judge
 from runyard.records.sharing import Deleted, Found, Pace, no_pace, release, sweep, walk
-from runyard.spec.cleanup import EXAMPLES, CleanupReport, Tally
+from runyard.spec.cleanup import EXAMPLES, CleanupReport, SharedKind, Tally
 from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore
 
@@ -21,7 +21,7 @@ JUST_NOW = "a run has just referred to them"
 AFTER_ALL = "/\U0010ffff"
 """Behind all keys of an item or a run."""
 
-_PREFIX: dict[Kind, str] = {"logs": paths.LOGS, "archives": paths.ARCHIVES, "snapshots": paths.SNAPSHOTS}
+_PREFIX: dict[SharedKind, str] = {"logs": paths.LOGS, "archives": paths.ARCHIVES, "snapshots": paths.SNAPSHOTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Ledger:
 
 
 async def expire_items(
-    store: ObjectStore, kind: Kind, judge: Judge, how: How, *, start_after: str = ""
+    store: ObjectStore, kind: SharedKind, judge: Judge, how: How, *, start_after: str = ""
 ) -> AsyncIterator[Page]:
     """Let go of what runs that are over refer to, and delete what nobody refers to any more."""
     page: list[Found] = []
@@ -87,7 +87,7 @@ async def expire_items(
         yield await expire_page(store, kind, page, judge, how)
 
 
-async def expire_item(store: ObjectStore, kind: Kind, item: str, judge: Judge, how: How) -> CleanupReport:
+async def expire_item(store: ObjectStore, kind: SharedKind, item: str, judge: Judge, how: How) -> CleanupReport:
     """The same for one item."""
     async for found in walk(store, f"{item}/"):
         return (await expire_page(store, kind, [found], judge, how)).report
@@ -113,7 +113,7 @@ async def expire_run(store: ObjectStore, run_id: str, judge: Judge, how: How) ->
     return (await _expire_records(store, {run_id: infos}, judge, how)).report if infos else CleanupReport()
 
 
-async def expire_page(store: ObjectStore, kind: Kind, page: Sequence[Found], judge: Judge, how: How) -> Page:
+async def expire_page(store: ObjectStore, kind: SharedKind, page: Sequence[Found], judge: Judge, how: How) -> Page:
     seen: dict[str, datetime] = {}
     for found in page:
         for info in found.runids:

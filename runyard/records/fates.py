@@ -18,12 +18,12 @@ from runyard.errors import Corrupt, NotFound
 from runyard.records.bounded import for_each
 from runyard.records.runs import read_result
 from runyard.records.sharing import exists
-from runyard.spec.cleanup import Retention
+from runyard.spec.cleanup import Retention, SharedKind
 from runyard.spec.run import RunView
 from runyard.store import paths
 from runyard.store.base import ObjectStore
 
-Kind = Literal["logs", "archives", "snapshots", "runs"]
+Kind = Literal[SharedKind, "runs"]
 
 OPEN, PINNED, UNREADABLE, YOUNG, UNKNOWN = (
     "their run is open",

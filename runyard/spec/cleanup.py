@@ -1,7 +1,8 @@
 """What starts a cleanup, by what rules it goes, and what it answers: plain JSON, as everything that programs see."""
 
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -10,6 +11,9 @@ from runyard.model import Input, Model
 CLEANUP: Final = "CleanupWorkflow"
 CLEANUP_ID: Final = "runyard-cleanup"
 """Id of the schedule, and of a cleanup that somebody asked for."""
+
+SharedKind = Literal["logs", "archives", "snapshots"]
+CleanupKind = Literal[SharedKind, "runs", "caches"]
 
 EXAMPLES: Final = 5
 """So many of each kind are named in a report."""
@@ -20,10 +24,12 @@ DAY_S: Final = 24 * 3600.0
 class CleanupRequest(Input):
     """The argument of CleanupWorkflow.
 
-    With ``runs`` only these runs are removed, whatever their age: those that are open, or pinned, are not.
+    With ``runs`` only these runs are removed, whatever their age: those that are open, or pinned, are not. ``now``:
+    without the grace period for pods of runs that have ended.
     """
 
     dry_run: bool = False
+    now: bool = False
     runs: list[str] = Field(default=[], max_length=1_000)
 
 
@@ -68,6 +74,7 @@ class CleanupReport(Model):
     """
 
     dry_run: bool = False
+    gave_way_to: str = ""  # another cleanup was under way: nothing was done here
     began_at: datetime | None = None
     ended_at: datetime | None = None
     deleted: dict[str, Tally] = {}
@@ -92,3 +99,35 @@ class CleanupReport(Model):
                 "notes": list(dict.fromkeys([*self.notes, *other.notes])),
             }
         )
+
+
+def as_lines(report: CleanupReport) -> Iterator[str]:
+    """The report for people, in Markdown that reads well as text too."""
+    if report.gave_way_to:
+        yield f"Nothing was done: `{report.gave_way_to}` is under way."
+        return
+    yield "Would be deleted:" if report.dry_run else "Deleted:"
+    for kind, tally in report.deleted.items():
+        named = ", ".join(f"`{name}`" for name in report.examples.get(kind, []))
+        more = ", …" if tally.items > len(report.examples.get(kind, [])) else ""
+        what = f"- {kind}: {tally.items}" + (f", {tally.objects} objects" if tally.objects else "")
+        yield what + (f", {size_text(tally.bytes)}" if tally.bytes else "") + (f" ({named}{more})" if named else "")
+    if not report.deleted:
+        yield "- nothing"
+    if report.kept:
+        yield ""
+        yield "Kept:"
+        yield from (f"- {count}: {why}" for why, count in report.kept.items())
+    if report.notes:
+        yield ""
+        yield from (f"- {note}" for note in report.notes)
+
+
+def size_text(size_bytes: int) -> str:
+    """E.g. `512 B`, `1.5 KiB`."""
+    number = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{size_bytes} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
