@@ -36,8 +36,9 @@ from runyard.errors import InvalidRequest, NotFound, RunyardError, ServerUnavail
 from runyard.executors.base import Executor, PodSeen
 from runyard.records.cachesweep import expire_caches
 from runyard.records.expiry import How, Page, expire_item, expire_items, expire_run, expire_runs
-from runyard.records.fates import PINNED, Judge, Rules, RunStatus
+from runyard.records.fates import Judge, Rules, RunStatus
 from runyard.records.runs import read_plan
+from runyard.records.sharing import exists
 from runyard.records.survey import find_cutoffs, find_oldest
 from runyard.spec.cleanup import (
     CLEANUP,
@@ -126,11 +127,12 @@ class CleanupActivities:
         judge, how = self._judge(request.rules, remove=[run_id]), _how(request.rules)
         report = CleanupReport()
         async with Beat():
+            pinned = await exists(store, paths.keep(run_id))
             for kind, item in await self._items(run_id):
                 report = report.plus(await expire_item(store, kind, item, judge, how))
             report = report.plus(await expire_run(store, run_id, judge, how))
             status = (await self._statuses.ask([run_id]))[run_id]
-            if not status.open and not how.dry_run and PINNED not in report.kept:
+            if not status.open and not how.dry_run and not pinned:
                 await self._forget(run_id)
         return report
 
