@@ -9,11 +9,11 @@ from typing import Final
 
 from pydantic import JsonValue, ValidationError
 from temporalio import activity
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest, DescribeTaskQueueRequest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.failures import translate
@@ -42,13 +42,13 @@ from runyard.records.sharing import exists
 from runyard.records.survey import find_cutoffs, find_oldest
 from runyard.spec.cleanup import (
     CLEANUP,
-    CLEANUP_ID,
     EXAMPLES,
     CleanupReport,
     CleanupRequest,
     Retention,
     SharedKind,
     Tally,
+    is_full,
 )
 from runyard.spec.run import executor_queue
 from runyard.store import paths
@@ -83,13 +83,13 @@ class CleanupActivities:
     @activity.defn(name=PLAN_CLEANUP)
     @translate
     async def plan_cleanup(self, plan: PlanCleanup) -> CleanupPlan:
-        """Judge the request; find out who else cleans, and which executors have a worker. Raises InvalidRequest."""
+        """Judge the request, and find out who else cleans and which executors have a worker."""
         request = _parse(plan.request)
         rules = CleanupRules(request=request, retention=self._retention, now=plan.started_at)
         if request.runs:
             return CleanupPlan(rules=rules)
         served = [name for name in self._executors if await self._is_served(name)]
-        other = "" if request.dry_run else await self._other(plan.started_at)
+        other = "" if request.dry_run else await self._other()
         return CleanupPlan(rules=rules, executors=served, gives_way_to=other)
 
     @activity.defn(name=SURVEY)
@@ -163,7 +163,7 @@ class CleanupActivities:
         return [*logs, *(("archives", paths.archive_item(task.id)) for task in plan.tasks)]
 
     async def _forget(self, run_id: str) -> None:
-        """Have Temporal forget it too, so that no list shows it."""
+        """Have Temporal forget it too, so that no list shows it: it does so within a minute."""
         request = DeleteWorkflowExecutionRequest(
             namespace=self._client.namespace, workflow_execution=WorkflowExecution(workflow_id=run_id)
         )
@@ -171,7 +171,9 @@ class CleanupActivities:
             await self._client.workflow_service.delete_workflow_execution(request)
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
-                raise ServerUnavailable(f"{run_id} cannot be removed from Temporal: {error.message[:200]}") from error
+                raise ServerUnavailable(
+                    f"{run_id} cannot be removed from Temporal: {error.message[:200]}"
+                ) from error
 
     async def _is_served(self, executor: str) -> bool:
         request = DescribeTaskQueueRequest(
@@ -182,17 +184,23 @@ class CleanupActivities:
         try:
             return bool((await self._client.workflow_service.describe_task_queue(request)).pollers)
         except RPCError as error:
-            raise ServerUnavailable(f"the queue of {executor} cannot be looked at: {error.message[:200]}") from error
+            raise ServerUnavailable(
+                f"the queue of {executor} cannot be looked at: {error.message[:200]}"
+            ) from error
 
-    async def _other(self, started_at: datetime) -> str:
+    async def _other(self) -> str:
         """A cleanup that began before this one and goes on. That is for economy: two at once do no harm."""
-        query = f"WorkflowType = '{CLEANUP}' AND ExecutionStatus = 'Running'"
         own = activity.info().workflow_id or ""
-        async for other in self._client.list_workflows(query):
-            began = (other.start_time, other.id) < (started_at, own)
-            if began and other.id != own and is_full(other.id):
-                return other.id
-        return ""
+        begun = {own: (await self._client.get_workflow_handle(own).describe()).start_time}
+        async for each in self._client.list_workflows(
+            f"WorkflowType = '{CLEANUP}' AND ExecutionStatus = 'Running'"
+        ):
+            if is_full(each.id) and each.id != own:
+                found = await self._client.get_workflow_handle(each.id).describe()  # the list lags behind
+                if found.status is WorkflowExecutionStatus.RUNNING:
+                    begun[each.id] = found.start_time
+        first = min(begun, key=lambda each: (begun[each], each))
+        return "" if first == own else first
 
 
 class ReapActivities:
@@ -225,7 +233,9 @@ class ReapActivities:
                     await self._executor.delete(pod.pod)
                 gone.append(f"{pod.run_id} {pod.task} #{pod.attempt}")
             except RunyardError as error:  # the others all the same; this one the next time
-                notes.append(f"pod {pod.pod.name} of {self._executor.name} cannot be deleted: {error.message[:200]}")
+                notes.append(
+                    f"pod {pod.pod.name} of {self._executor.name} cannot be deleted: {error.message[:200]}"
+                )
         young = len(pods) - len(open_pods) - len(over)
         kept = {why: number for why, number in ((OPEN_PODS, len(open_pods)), (YOUNG_PODS, young)) if number}
         return CleanupReport(
@@ -271,11 +281,6 @@ class Pacer:
         self._next = max(self._next, now) + number / self._per_s
         if (wait_s := self._next - now) > 0:
             await asyncio.sleep(wait_s)
-
-
-def is_full(workflow_id: str) -> bool:
-    """Whether a cleanup of this id is one of everything: those of single runs have the run's id in theirs."""
-    return "/" not in workflow_id and workflow_id.startswith(CLEANUP_ID)
 
 
 def _how(rules: CleanupRules) -> How:

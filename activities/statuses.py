@@ -29,7 +29,9 @@ class Statuses:
             missing = error.status is RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower()
             if missing or error.status is RPCStatusCode.INVALID_ARGUMENT:  # no run can have such an id
                 return RunStatus()
-            raise ServerUnavailable(f"whether {run_id} is open cannot be found out: {error.message[:200]}") from error
+            raise ServerUnavailable(
+                f"whether {run_id} is open cannot be found out: {error.message[:200]}"
+            ) from error
         if found.status in (None, WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW):
             return RunStatus(open=True)
         return RunStatus(closed_at=found.close_time or found.start_time)

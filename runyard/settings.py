@@ -5,10 +5,9 @@ Temporal's own address, namespace, TLS and keys are not here: they come from Tem
 variables and profile file. There is no global settings object: whoever needs one is given it.
 """
 
-import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import (
@@ -17,9 +16,6 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
-
-if TYPE_CHECKING:
-    from runyard.spec.cleanup import Retention
 
 
 def default_state() -> Path:
@@ -53,14 +49,22 @@ class Settings(BaseSettings):
     # how long things stay after their run's end: `inf` = for ever, 0 = not at all (see `runyard cleanup`)
     keep_logs_days: float = Field(default=30, ge=0)
     keep_archives_days: float = Field(default=7, ge=0)  # of workspaces; snapshots of checkouts too
-    keep_runs_days: float = Field(default=90, ge=0)  # the run's record; what it has of logs and archives goes with it
+    keep_runs_days: float = Field(
+        default=90, ge=0
+    )  # the run's record; what it has of logs and archives goes with it
     keep_runs_per_group: int | None = Field(default=None, ge=1)  # the newest of each group that have ended
     keep_bytes: int | None = Field(default=None, ge=0)  # of all logs and archives; the oldest go first
     keep_caches_days: float = Field(default=30, ge=0)  # since their last use
-    keep_cache_bytes: int | None = Field(default=None, ge=0)  # of each cache group; the least recently used go first
+    keep_cache_bytes: int | None = Field(
+        default=None, ge=0
+    )  # of each cache group; the least recently used go first
     cleanup_every_s: float = Field(default=3600, ge=60)  # how often the schedule starts a cleanup
     cleanup_objects_per_s: float | None = Field(default=None, gt=0)  # deletes at most so many; None = no limit
-    cleanup_executors: list[str] = ["local", "docker", "kubernetes"]  # whose pods it looks after, beside `executor`
+    cleanup_executors: list[str] = [
+        "local",
+        "docker",
+        "kubernetes",
+    ]  # whose pods it looks after, beside `executor`
 
     @property
     def posix_folder(self) -> Path:
@@ -73,24 +77,6 @@ class Settings(BaseSettings):
     @property
     def slots(self) -> int:
         return self.local_slots or max(4, 2 * (os.cpu_count() or 1))
-
-    @property
-    def retention(self) -> "Retention":
-        from runyard.spec.cleanup import DAY_S, Retention  # most commands need no spec
-
-        def days(number: float) -> float | None:
-            return None if math.isinf(number) else number * DAY_S
-
-        return Retention(
-            logs_s=days(self.keep_logs_days),
-            archives_s=days(self.keep_archives_days),
-            runs_s=days(self.keep_runs_days),
-            runs_per_group=self.keep_runs_per_group,
-            total_bytes=self.keep_bytes,
-            caches_s=days(self.keep_caches_days),
-            cache_bytes=self.keep_cache_bytes,
-            objects_per_s=self.cleanup_objects_per_s,
-        )
 
     @classmethod
     def settings_customise_sources(

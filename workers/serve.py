@@ -5,6 +5,7 @@ its own, so that a cluster, an architecture or a pool of GPUs is a queue.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -22,7 +23,7 @@ from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
-from runyard.spec.cleanup import Retention
+from runyard.spec.cleanup import DAY_S, Retention
 from runyard.spec.run import RUNS_QUEUE, executor_queue
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
@@ -65,7 +66,7 @@ async def serve(
             opened,
             runs=runs,
             log_bytes=settings.log_bytes,
-            retention=settings.retention,
+            retention=retention_of(settings),
             looked_after=looked_after,
         ):
             await stack.enter_async_context(worker)
@@ -111,9 +112,25 @@ def build_workers(
     return workers
 
 
-def _run_worker(
-    client: Client, store: ObjectStore, cleanup: CleanupActivities, runner: WorkflowRunner
-) -> Worker:
+def retention_of(settings: Settings) -> Retention:
+    """The rules of cleanups as the settings give them: in days, `inf` for ever."""
+
+    def seconds(days: float) -> float | None:
+        return None if math.isinf(days) else days * DAY_S
+
+    return Retention(
+        logs_s=seconds(settings.keep_logs_days),
+        archives_s=seconds(settings.keep_archives_days),
+        runs_s=seconds(settings.keep_runs_days),
+        runs_per_group=settings.keep_runs_per_group,
+        total_bytes=settings.keep_bytes,
+        caches_s=seconds(settings.keep_caches_days),
+        cache_bytes=settings.keep_cache_bytes,
+        objects_per_s=settings.cleanup_objects_per_s,
+    )
+
+
+def _run_worker(client: Client, store: ObjectStore, cleanup: CleanupActivities, runner: WorkflowRunner) -> Worker:
     run = RunActivities(store)
     return Worker(
         client,

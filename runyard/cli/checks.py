@@ -169,6 +169,7 @@ async def _cleanup(client: "Client", settings: "Settings", *, fix: bool) -> Chec
 
     from runyard.client.cleanup import ensure_schedule, next_cleanup, other_schedules
     from runyard.errors import NotFound
+    from runyard.spec.cleanup import CLEANUP_ID
 
     try:
         if fix:
@@ -185,7 +186,12 @@ async def _cleanup(client: "Client", settings: "Settings", *, fix: bool) -> Chec
         remedy = f"Once is enough: temporal schedule delete --schedule-id {others[0]}"
         return Check("cleanup", "warning", f"{', '.join(others)} starts cleanups too", remedy)
     if due is None:
-        return Check("cleanup", "warning", "its schedule is paused", "temporal schedule toggle --unpause --schedule-id runyard-cleanup")
+        return Check(
+            "cleanup",
+            "warning",
+            "its schedule is paused",
+            f"temporal schedule toggle --unpause --schedule-id {CLEANUP_ID}",
+        )
     return Check("cleanup", "ok", f"next at {due:%Y-%m-%d %H:%M} UTC")
 
 

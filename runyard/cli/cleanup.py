@@ -85,7 +85,9 @@ def show(*, address: str | None, namespace: str | None, state: Path | None, outp
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @options.connection
 @options.output
-def rm(run_ids: tuple[str, ...], *, address: str | None, namespace: str | None, state: Path | None, output: str) -> int:
+def rm(
+    run_ids: tuple[str, ...], *, address: str | None, namespace: str | None, state: Path | None, output: str
+) -> int:
     """Remove runs that have ended, with all that no other run refers to."""
 
     async def act(yard: "Runyard") -> int:

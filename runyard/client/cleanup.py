@@ -1,7 +1,7 @@
 """Cleanups from a client: start one or join the one under way, remove a run, pin one, the schedule.
 
-A full cleanup that somebody asks for has the schedule's id; one that the schedule starts has that id and a time. The
-removal of a run is a cleanup of its own, named by the run: two who remove the same run meet in one.
+A full cleanup that somebody asks for has the schedule's id; one that the schedule starts has that id and a time.
+The removal of a run is a cleanup of its own, named by the run: two who remove the same run meet in one.
 """
 
 import asyncio
@@ -34,13 +34,19 @@ from runyard.client.run import ANSWER_S
 from runyard.client.yard import Runyard
 from runyard.errors import Conflict, NotFound, RemoteError, RunyardError, ServerUnavailable
 from runyard.records.sharing import exists
-from runyard.spec.cleanup import CLEANUP, CLEANUP_ID, CleanupReport, CleanupRequest
+from runyard.spec.cleanup import (
+    CLEANUP,
+    CLEANUP_ID,
+    DRY_RUN_ID,
+    CleanupReport,
+    CleanupRequest,
+    is_full,
+    removal_id,
+)
 from runyard.spec.run import RUNS_QUEUE
 from runyard.store import paths
 
 _FULL: Final = f"WorkflowType = '{CLEANUP}' AND WorkflowId STARTS_WITH '{CLEANUP_ID}'"
-_ONE: Final = f"{CLEANUP_ID}/"
-"""What the ids of cleanups of single runs begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +84,7 @@ async def clean(yard: Runyard, *, dry_run: bool = False, now: bool = False) -> C
     try:
         if not dry_run and (other := await _under_way(client)):
             return _found(client, other, joined=True)
-        workflow_id = f"{CLEANUP_ID}-dry-run" if dry_run else CLEANUP_ID
+        workflow_id = DRY_RUN_ID if dry_run else CLEANUP_ID
         joined = not await _start(client, workflow_id, request)
         return _found(client, workflow_id, joined=joined)
     except RPCError as error:
@@ -89,7 +95,7 @@ async def latest(yard: Runyard) -> Seen:
     """The newest full cleanup. Raises NotFound where there was none."""
     try:
         async for each in yard.client.list_workflows(_FULL):
-            if _ONE in each.id or each.id.endswith("-dry-run"):
+            if not is_full(each.id):
                 continue
             report = None
             if each.status is WorkflowExecutionStatus.COMPLETED:
@@ -99,7 +105,9 @@ async def latest(yard: Runyard) -> Seen:
             return Seen(id=each.id, started_at=each.start_time, open=is_open, report=report)
     except RPCError as error:
         raise yard.explain(error, what="the list of cleanups") from error
-    raise NotFound("there was no cleanup yet", remedy="`runyard cleanup` starts one; `runyard doctor` looks for a schedule.")
+    raise NotFound(
+        "there was no cleanup yet", remedy="`runyard cleanup` starts one; `runyard doctor` looks for a schedule."
+    )
 
 
 async def remove_run(yard: Runyard, run_id: str) -> CleanupReport:
@@ -109,10 +117,12 @@ async def remove_run(yard: Runyard, run_id: str) -> CleanupReport:
     """
     view = await yard.run(run_id).describe()
     if view.phase in ("queued", "running") and view.ended_at is None:
-        raise Conflict(f"run {run_id} has not ended", remedy=f"End it first: `runyard run cancel {run_id} --wait`.")
+        raise Conflict(
+            f"run {run_id} has not ended", remedy=f"End it first: `runyard run cancel {run_id} --wait`."
+        )
     if await exists(yard.store, paths.keep(run_id)):
         raise Conflict(f"run {run_id} is pinned", remedy=f"Let it go first: `runyard run keep {run_id} --undo`.")
-    client, workflow_id = yard.client, f"{_ONE}{run_id}"
+    client, workflow_id = yard.client, removal_id(run_id)
     try:
         joined = not await _start(client, workflow_id, CleanupRequest(runs=[run_id]))
         async with asyncio.timeout(6 * ANSWER_S):
@@ -138,7 +148,7 @@ async def keep_run(yard: Runyard, run_id: str, *, undo: bool = False) -> None:
 
 
 async def ensure_schedule(client: Client, *, every_s: float) -> Literal["made", "updated", "as it was"]:
-    """Have a cleanup started every so often. A schedule that somebody paused stays paused. Raises ServerUnavailable."""
+    """Have a cleanup started every so often. A schedule that somebody paused stays paused."""
     wanted = _schedule(every_s)
     try:
         await client.create_schedule(CLEANUP_ID, wanted)
@@ -217,9 +227,12 @@ async def _start(client: Client, workflow_id: str, request: CleanupRequest) -> b
 
 
 async def _under_way(client: Client) -> str:
+    """The list lags behind: what it shows as running is asked whether it is."""
     async for each in client.list_workflows(f"{_FULL} AND ExecutionStatus = 'Running'"):
-        if _ONE not in each.id and not each.id.endswith("-dry-run"):
-            return each.id
+        if is_full(each.id):
+            found = await client.get_workflow_handle(each.id).describe()
+            if found.status is WorkflowExecutionStatus.RUNNING:
+                return each.id
     return ""
 
 

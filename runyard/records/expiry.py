@@ -149,10 +149,10 @@ async def _expire_found(store: ObjectStore, found: Found, whys: dict[str, str], 
         ledger.gone(found.item, objects=len(over) + deleted.objects, size_bytes=deleted.bytes)
 
 
-async def _expire_records(
-    store: ObjectStore, page: dict[str, list[ObjectInfo]], judge: Judge, how: How
-) -> Page:
-    whys = await judge.why_kept("runs", {run_id: max(i.modified_at for i in infos) for run_id, infos in page.items()})
+async def _expire_records(store: ObjectStore, page: dict[str, list[ObjectInfo]], judge: Judge, how: How) -> Page:
+    whys = await judge.why_kept(
+        "runs", {run_id: max(i.modified_at for i in infos) for run_id, infos in page.items()}
+    )
     ledger = Ledger("runs")
 
     async def expire(run_id: str) -> None:

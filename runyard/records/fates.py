@@ -1,12 +1,12 @@
 """Which runs still hold what they refer to, and which are over.
 
 A run that has not ended holds everything, whatever its age; so does one that is pinned, and one whose record or
-runid object we cannot read (a newer version's, perhaps). One that has ended holds things for as long as the retention
-says, counted from its end. Where nobody knows a run any more (its record never came to be, and Temporal has
-forgotten it), the time of its runid object stands for its end.
+runid object we cannot read (a newer version's, perhaps). One that has ended holds things for as long as the
+retention says, counted from its end. Where nobody knows a run any more (its record never came to be, and
+Temporal has forgotten it), the time of its runid object stands for its end.
 
-That a run is over is found out for each page of a listing anew, *after* its runid objects were seen: an id that was
-free a moment ago may have been given to a new run since.
+That a run is over is found out for each page of a listing anew, *after* its runid objects were seen: an id that
+was free a moment ago may have been given to a new run since.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -72,7 +72,12 @@ class Rules:
 
     def _limit_s(self, kind: Kind) -> float | None:
         keep = self.retention
-        own_s = {"logs": keep.logs_s, "archives": keep.archives_s, "snapshots": keep.archives_s, "runs": keep.runs_s}
+        own_s = {
+            "logs": keep.logs_s,
+            "archives": keep.archives_s,
+            "snapshots": keep.archives_s,
+            "runs": keep.runs_s,
+        }
         limits_s = [each for each in (own_s[kind], keep.runs_s) if each is not None]
         return min(limits_s, default=None)
 

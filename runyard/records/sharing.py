@@ -6,16 +6,16 @@ shared, ``<item>/runs/<run>`` says that a run refers to it, ``<item>/tombstone``
 A run refers, then looks for a tombstone. A cleanup writes a tombstone, then looks for runs. So of two that come at
 the same moment one always sees the other. Three rules carry it:
 
-1. *The tombstone is final.* Nobody takes it away before all data are gone, also where the cleanup that wrote it saw
-   a run at its second look and left the data to that one. To take it away then was turned down: another cleanup
-   (an activity that stalled, was given up and retried, and now goes on) may have looked before that run came and be
-   deleting; without the tombstone the next run would think that it has the data. tests/cleanup finds that in
-   no time.
+1. *The tombstone is final.* Nobody takes it away before all data are gone, also where the cleanup that wrote it
+   saw a run at its second look and left the data to that one. To take it away then was turned down: another
+   cleanup (an activity that stalled, was given up and retried, and now goes on) may have looked before that run
+   came and be deleting; without the tombstone the next run would think that it has the data. tests/cleanup finds
+   that in no time.
 2. *Nobody waits.* A run that finds a tombstone does without the data: it runs the task again. A cleanup may be
    dead, or its next one a day away.
 3. *A name is used once.* After its data were deleted nothing is ever written below the item again: task ids are
-   made of an execution's id, and whoever stores something by its content adds something of the run to the name. So a
-   delete that comes late deletes nothing.
+   made of an execution's id, and whoever stores something by its content adds something of the run to the name.
+   So a delete that comes late deletes nothing.
 
 A run that was refused leaves its runid object: another try of the same activity may have been told the opposite a
 moment ago, and what it was told must stay true.
@@ -120,14 +120,14 @@ async def walk(store: ObjectStore, kind: str, *, start_after: str = "") -> Async
         yield found
 
 
-async def release(store: ObjectStore, runids: list[ObjectInfo], *, pace: Pace = no_pace, at_once: int = 16) -> None:
+async def release(
+    store: ObjectStore, runids: list[ObjectInfo], *, pace: Pace = no_pace, at_once: int = 16
+) -> None:
     """Delete runid objects: the runs no longer refer to the item."""
     await _delete(store, runids, pace=pace, at_once=at_once)
 
 
-async def sweep(
-    store: ObjectStore, item: str, *, pace: Pace = no_pace, at_once: int = 16
-) -> Deleted | None:
+async def sweep(store: ObjectStore, item: str, *, pace: Pace = no_pace, at_once: int = 16) -> Deleted | None:
     """Delete the item's data if no run refers to it; None if one does. Safe to call from several at once."""
     if await is_referred(store, item):  # a tombstone is final: not for nothing
         return None

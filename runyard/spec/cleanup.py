@@ -1,4 +1,4 @@
-"""What starts a cleanup, by what rules it goes, and what it answers: plain JSON, as everything that programs see."""
+"""What starts a cleanup, by what rules it goes, and what it answers: plain JSON, for all programs."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,6 +12,8 @@ CLEANUP: Final = "CleanupWorkflow"
 CLEANUP_ID: Final = "runyard-cleanup"
 """Id of the schedule, and of a cleanup that somebody asked for."""
 
+DRY_RUN_ID: Final = f"{CLEANUP_ID}/dry-run"
+
 SharedKind = Literal["logs", "archives", "snapshots"]
 CleanupKind = Literal[SharedKind, "runs", "caches"]
 
@@ -24,8 +26,8 @@ DAY_S: Final = 24 * 3600.0
 class CleanupRequest(Input):
     """The argument of CleanupWorkflow.
 
-    With ``runs`` only these runs are removed, whatever their age: those that are open, or pinned, are not. ``now``:
-    without the grace period for pods of runs that have ended.
+    With ``runs`` only these runs are removed, whatever their age: those that are open, or pinned, are not.
+    ``now``: without the grace period for pods of runs that have ended.
     """
 
     dry_run: bool = False
@@ -69,8 +71,8 @@ class Tally(Model):
 class CleanupReport(Model):
     """What a cleanup did, or would do with ``dry_run``.
 
-    ``deleted`` and ``examples`` are by kind: logs, archives, snapshots, runs, caches, pods. ``kept`` counts items by
-    why they stay.
+    ``deleted`` and ``examples`` are by kind: logs, archives, snapshots, runs, caches, pods. ``kept`` counts
+    items by why they stay.
     """
 
     dry_run: bool = False
@@ -93,12 +95,23 @@ class CleanupReport(Model):
                     kind: self.deleted.get(kind, Tally()).plus(other.deleted.get(kind, Tally())) for kind in kinds
                 },
                 "examples": {
-                    kind: [*self.examples.get(kind, []), *other.examples.get(kind, [])][:EXAMPLES] for kind in named
+                    kind: [*self.examples.get(kind, []), *other.examples.get(kind, [])][:EXAMPLES]
+                    for kind in named
                 },
                 "kept": {why: self.kept.get(why, 0) + other.kept.get(why, 0) for why in whys},
                 "notes": list(dict.fromkeys([*self.notes, *other.notes])),
             }
         )
+
+
+def removal_id(run_id: str) -> str:
+    """Id of the cleanup that removes one run."""
+    return f"{CLEANUP_ID}/{run_id}"
+
+
+def is_full(workflow_id: str) -> bool:
+    """Whether a cleanup of this id is one of everything that really deletes."""
+    return workflow_id.startswith(CLEANUP_ID) and "/" not in workflow_id
 
 
 def as_lines(report: CleanupReport) -> Iterator[str]:
@@ -111,7 +124,9 @@ def as_lines(report: CleanupReport) -> Iterator[str]:
         named = ", ".join(f"`{name}`" for name in report.examples.get(kind, []))
         more = ", …" if tally.items > len(report.examples.get(kind, [])) else ""
         what = f"- {kind}: {tally.items}" + (f", {tally.objects} objects" if tally.objects else "")
-        yield what + (f", {size_text(tally.bytes)}" if tally.bytes else "") + (f" ({named}{more})" if named else "")
+        yield (
+            what + (f", {size_text(tally.bytes)}" if tally.bytes else "") + (f" ({named}{more})" if named else "")
+        )
     if not report.deleted:
         yield "- nothing"
     if report.kept:

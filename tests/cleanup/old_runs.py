@@ -26,7 +26,7 @@ async def put_run(
     kept: Sequence[str] = (),
     group: str = "",
 ) -> None:
-    """A run whose ``tasks`` left two objects of logs and two of archives; ``kept`` are another's. None = no result."""
+    """A run whose ``tasks`` left two logs and two archives each; ``kept`` are another's. None: no result."""
     await write_runids(store, run_id, logs=[*tasks, *kept], archives=[*tasks, *kept])
     plan = [TaskPlan(id=task, name=task, containers=[Container(image="none")]) for task in (*tasks, *kept)]
     await write_plan(store, Plan(run=RunPlan(run_id=run_id, name="old", group=group), tasks=plan))

@@ -1,18 +1,21 @@
 """The real code of runs, restarts and cleanups on a store that yields at every call, under every schedule.
 
-How it explores. A coroutine is deterministic, so what it does next is a function of the answers it had so far (its
-*trace*). So a program's next call is looked up by its trace, and only a trace that was never seen is run through the
-coroutine. A state is what the store holds, plus each program's trace and whether it has crashed. States that were
-seen are not entered again; that leaves nothing out, since equal states have equal futures. Nor do these reductions:
+How it explores. A coroutine is deterministic, so what it does next is a function of the answers it had so far
+(its *trace*). So a program's next call is looked up by its trace, and only a trace that was never seen is run
+through the coroutine. A state is what the store holds, plus each program's trace and whether it has crashed.
+States that were seen are not entered again; that leaves nothing out, since equal states have equal futures. Nor
+do these reductions:
 
 * The two cleanups are the same program, so states that differ by exchanging them are one. Programs that have ended
   are all alike.
-* A call that commutes with whatever others may do from now on is done together with the call before it: reading what
-  no program writes (a run's result, a pin); asking whether a run has ended that has; telling the checker something.
+* A call that commutes with whatever others may do from now on is done together with the call before it: reading
+  what no program writes (a run's result, a pin); asking whether a run has ended that has; telling the checker
+  something.
 * A cleanup begins by looking, and all that it takes from that is the names of the runid objects. Two looks that
   saw the same names, and more or less data, go on as one.
-* A crash is possible after every call that changes something, once for each program, which then begins again from its
-  start, as Temporal's retry of an activity does. A crash after a call that only reads is the same as one before it.
+* A crash is possible after every call that changes something, once for each program, which then begins again
+  from its start, as Temporal's retry of an activity does. A crash after a call that only reads is the same as
+  one before it.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
@@ -154,9 +157,9 @@ def answer(call: Call, seen: Keys) -> object:
 
 def check(call: Call, keys: Keys) -> None:
     """Raises Broken where a call breaks a promise: 6, or what a restart was told."""
-    if call.name == "delete" and call.key in DATA and keys & BITS[call.key]:
-        if having := [run for run in RUNS if keys & BITS[TOLD + run] and not keys & BITS[CLOSED + run]]:
-            raise Broken(f"{call.key} is deleted while {' and '.join(having)} has it")
+    having = [run for run in RUNS if keys & BITS[TOLD + run] and not keys & BITS[CLOSED + run]]
+    if call.name == "delete" and call.key in DATA and keys & BITS[call.key] and having:
+        raise Broken(f"{call.key} is deleted while {' and '.join(having)} has it")
     if call.name == "told" and call.key != f"{TOLD}a" and keys & WHOLE != WHOLE:
         # from then on a delete is forbidden, so there is no need to let it read what it was told that it has
         raise Broken(f"{call.key} has {names(keys & WHOLE)} only")
@@ -196,8 +199,11 @@ async def restart(store: ModelStore) -> None:
 
 
 async def _claim(store: ModelStore, run_id: str) -> None:
-    """As restarts do. Told that the data are not there a run makes an item of its own, as the first one does: a name
-    that no other run uses, so that there is nothing new to see."""
+    """As restarts do.
+
+    Told that the data are not there a run makes an item of its own, as the first one does: a name that no other
+    run uses, so that there is nothing new to see.
+    """
     await Call("wait", CLOSED + "a")  # an open run is not restarted
     if await sharing.claim_kept(store, run_id, ITEM):
         await Call("told", TOLD + run_id, hidden=True)

@@ -1,7 +1,7 @@
 """The protocol beyond the bound of the exhaustive search: any number of runs, restarts of restarts and cleanups.
 
-Programs may crash, and may stall: then a second try begins while the first one is still there, and either may go on
-at any moment. (A run's own writes do not stall: an agent's claim of its attempt sees to that.)
+Programs may crash, and may stall: then a second try begins while the first one is still there, and either may go
+on at any moment. (A run's own writes do not stall: an agent's claim of its attempt sees to that.)
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence

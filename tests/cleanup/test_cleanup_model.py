@@ -130,4 +130,3 @@ def test_a_mutation_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None
             monkeypatch.setattr(module, function.__name__, changed)
     with pytest.raises(Broken):
         Model(ALL).explore()
-

@@ -23,6 +23,7 @@ from runyard.spec.cleanup import Retention, Tally
 from runyard.store import paths
 from runyard.store.base import ObjectStore
 from runyard.store.posix import PosixStore
+from workers.serve import retention_of
 
 NewStore = Callable[[], Awaitable[ObjectStore]]
 AT_ONCE = Retention(logs_s=0, archives_s=0, runs_s=0, unknown_s=0)
@@ -60,7 +61,9 @@ async def test_shared_data_stay_until_the_last_run_lets_go(folder_store: ObjectS
     assert await keys(store, "logs/t2") == []
     assert await keys(store, "logs/t1/runs") == ["logs/t1/runs/restart"]
     assert len(await keys(store, "logs/t1/data")) == len(await keys(store, "archives/t1/data")) == 2
-    assert report.deleted["logs"] == Tally(items=1, objects=4, bytes=7), "the runid object of what stays counts too"
+    assert report.deleted["logs"] == Tally(items=1, objects=4, bytes=7), (
+        "the runid object of what stays counts too"
+    )
     await clean(store, now=NOW + timedelta(days=100))
     assert await keys(store) == []
 
@@ -203,7 +206,7 @@ def test_settings_that_cannot_be(setting: Mapping[str, object]) -> None:
 
 
 def test_settings_become_rules() -> None:
-    keep = Settings(keep_logs_days=0.5, keep_archives_days=float("inf"), keep_bytes=7).retention
+    keep = retention_of(Settings(keep_logs_days=0.5, keep_archives_days=float("inf"), keep_bytes=7))
     assert (keep.logs_s, keep.archives_s, keep.total_bytes) == (43_200, None, 7)
 
 
