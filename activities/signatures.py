@@ -8,6 +8,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from runyard.model import Model
+from runyard.spec.cleanup import CleanupKind, CleanupReport, CleanupRequest, Retention
 from runyard.spec.group import Entry
 from runyard.spec.run import GraphTask, PodRef, RunView, TaskEnd
 
@@ -18,6 +19,11 @@ DELETE_TASK = "delete_task"
 RECORD_RUN = "record_run"
 STAY_IN_LINE = "stay_in_line"
 WATCH_RUN = "watch_run"
+PLAN_CLEANUP = "plan_cleanup"
+SURVEY = "survey"
+CLEAN = "clean"
+REMOVE_RUN = "remove_run"
+REAP_PODS = "reap_pods"
 
 
 class PrepareRun(Model):
@@ -110,3 +116,52 @@ class WatchRun(Model):
 
     run_id: str
     execution_id: str
+
+
+class PlanCleanup(Model):
+    """``request`` is the workflow's own argument, as it came."""
+
+    request: JsonValue
+    started_at: datetime
+
+
+class CleanupRules(Model):
+    """By what a cleanup goes. ``now`` is Temporal's clock, as the ends of runs are; the rest see `fates.Rules`."""
+
+    request: CleanupRequest
+    retention: Retention
+    now: datetime
+    cutoffs: dict[str, datetime] = {}
+    oldest: datetime | None = None
+
+
+class CleanupPlan(Model):
+    """``executors``: those that have a worker. ``gives_way_to``: the id of a cleanup that is under way already."""
+
+    rules: CleanupRules
+    executors: list[str] = []
+    gives_way_to: str = ""
+
+
+class Clean(Model):
+    """Things of one kind, after the key ``cursor``."""
+
+    rules: CleanupRules
+    kind: CleanupKind
+    cursor: str = ""
+
+
+class Cleaned(Model):
+    """``cursor``: where to go on; None = that was all."""
+
+    cursor: str | None = None
+    report: CleanupReport = CleanupReport()
+
+
+class RemoveRun(Model):
+    rules: CleanupRules
+    run_id: str
+
+
+class ReapPods(Model):
+    rules: CleanupRules

@@ -71,13 +71,26 @@ class Settings(BaseSettings):
     kubernetes_allow: list[str] = []  # what run files may ask for in `pod`, and `privileged`
     kubernetes_secrets: str = "{name}/value"  # which Secret and key `{from_secret: name}` means
     kubernetes_pods: int | None = Field(default=None, ge=1)  # live pods at once; None = what quotas leave
-    kubernetes_one_uid: int | None = Field(
-        default=None, ge=1
-    )  # main and agent under it: for `restricted` namespaces
+    # main and agent both under it: for namespaces that are `restricted`
+    kubernetes_one_uid: int | None = Field(default=None, ge=1)
     kubernetes_pull_patience_s: float = Field(default=60, ge=0)  # how long an image that cannot be pulled is tried
     kubernetes_deadline_s: float = Field(default=7 * 24 * 3600, gt=0)  # of a pod whose task has no run timeout
     kubernetes_copy_log: bool = True  # the agent prints what it stores: for `kubectl logs` and log collectors
     kubernetes_spool_bytes: int = Field(default=1 << 30, ge=1 << 20)  # log that a pod may hold back for the store
+
+    # how long things stay after their run's end: `inf` = for ever, 0 = not at all (see `runyard cleanup`)
+    keep_logs_days: float = Field(default=30, ge=0)
+    keep_archives_days: float = Field(default=7, ge=0)  # of workspaces; snapshots of checkouts too
+    keep_runs_days: float = Field(default=90, ge=0)  # the record; what a run has of logs and archives goes with it
+    keep_runs_per_group: int | None = Field(default=None, ge=1)  # the newest of each group that have ended
+    keep_bytes: int | None = Field(default=None, ge=0)  # of all logs and archives; the oldest go first
+    keep_caches_days: float = Field(default=30, ge=0)  # since their last use
+    keep_cache_bytes: int | None = Field(
+        default=None, ge=0
+    )  # of each cache group; the least recently used go first
+    cleanup_every_s: float = Field(default=3600, ge=60)  # how often the schedule starts a cleanup
+    cleanup_objects_per_s: float | None = Field(default=None, gt=0)  # deletes at most so many; None = no limit
+    cleanup_executors: list[str] = ["local", "kubernetes"]  # whose pods it looks after, beside `executor`
 
     @property
     def posix_folder(self) -> Path:

@@ -13,6 +13,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.faults import no_fault
 from runyard.executors.base import Executor
+from runyard.spec.cleanup import Retention
 from runyard.spec.group import NO_CAPS, Caps
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
 from runyard.store.base import ObjectStore
@@ -61,8 +62,12 @@ async def working(
     *,
     fault: Callable[[str], None] | None = None,
     caps: Caps = NO_CAPS,
+    retention: Retention | None = None,
 ) -> AsyncIterator[Yard]:
     async with contextlib.AsyncExitStack() as stack:
-        for worker in build_workers(client, store, executors, fault=fault or no_fault, caps=caps, runner=SANDBOX):
+        workers = build_workers(
+            client, store, executors, fault=fault or no_fault, runner=SANDBOX, caps=caps, retention=retention
+        )
+        for worker in workers:
             await stack.enter_async_context(worker)
         yield Yard(client, store, executors[0])

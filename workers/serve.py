@@ -5,6 +5,7 @@ its own, so that a cluster, an architecture or a pool of GPUs is a queue.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -15,6 +16,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 
+from activities.cleanup import CleanupActivities, ReapActivities
 from activities.faults import Fault, no_fault
 from activities.group import GroupActivities
 from activities.run import RunActivities
@@ -23,11 +25,13 @@ from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
+from runyard.spec.cleanup import DAY_S, Retention
 from runyard.spec.group import LINES_QUEUE, NO_CAPS, Caps
 from runyard.spec.run import RUNS_QUEUE, executor_queue
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import SEARCH_ATTRIBUTES
+from workflows.cleanup import CleanupWorkflow
 from workflows.group import GroupWorkflow
 from workflows.run import RunWorkflow
 
@@ -59,9 +63,16 @@ async def serve(
             stack.push_async_callback(executor.close)
         if runs:
             await require_search_attributes(client)
-        caps = Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs)
-        built = build_workers(client, store, opened, runs=runs, log_bytes=settings.log_bytes, caps=caps)
-        for worker in built:
+        for worker in build_workers(
+            client,
+            store,
+            opened,
+            runs=runs,
+            log_bytes=settings.log_bytes,
+            caps=Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs),
+            retention=retention_of(settings),
+            looked_after=[*executors, settings.executor, *settings.cleanup_executors],
+        ):
             await stack.enter_async_context(worker)
         if ready is not None:
             ready.set()
@@ -76,18 +87,31 @@ def build_workers(
     runs: bool = True,
     log_bytes: int = 1 << 30,
     caps: Caps = NO_CAPS,
+    retention: Retention | None = None,
+    looked_after: Sequence[str] = (),
     fault: Fault = no_fault,
     runner: WorkflowRunner = RUNNER,
 ) -> list[Worker]:
-    """The Temporal workers, not started yet. ``fault`` and ``runner`` are for tests."""
-    workers = [_run_worker(client, RunActivities(store, caps=caps, fault=fault), runner)] if runs else []
+    """The Temporal workers, not started yet. ``fault`` and ``runner`` are for tests.
+
+    A cleanup goes by ``retention``, and looks at the pods of ``executors`` and of those that are ``looked_after``.
+    """
+    names = [*(executor.name for executor in executors), *looked_after]
+    cleanup = CleanupActivities(store, client, retention=retention or Retention(), executors=names)
+    run = RunActivities(store, caps=caps, fault=fault)
+    workers = [_run_worker(client, run, cleanup, runner)] if runs else []
     for executor in executors:
         tasks = TaskActivities(store, executor, log_bytes=log_bytes, fault=fault)
         workers.append(
             Worker(
                 client,
                 task_queue=executor_queue(executor.name),
-                activities=[tasks.schedule_task, tasks.fetch_task, tasks.delete_task],
+                activities=[
+                    tasks.schedule_task,
+                    tasks.fetch_task,
+                    tasks.delete_task,
+                    ReapActivities(executor, client).reap_pods,
+                ],
                 max_concurrent_activities=LONG_TASKS,
             )
         )
@@ -111,12 +135,37 @@ def _line_worker(client: Client, runner: WorkflowRunner) -> Worker:
     )
 
 
-def _run_worker(client: Client, run: RunActivities, runner: WorkflowRunner) -> Worker:
+def retention_of(settings: Settings) -> Retention:
+    """The rules of cleanups as the settings give them: in days, `inf` for ever."""
+
+    def seconds(days: float) -> float | None:
+        return None if math.isinf(days) else days * DAY_S
+
+    return Retention(
+        logs_s=seconds(settings.keep_logs_days),
+        archives_s=seconds(settings.keep_archives_days),
+        runs_s=seconds(settings.keep_runs_days),
+        runs_per_group=settings.keep_runs_per_group,
+        total_bytes=settings.keep_bytes,
+        caches_s=seconds(settings.keep_caches_days),
+        cache_bytes=settings.keep_cache_bytes,
+        objects_per_s=settings.cleanup_objects_per_s,
+    )
+
+
+def _run_worker(client: Client, run: RunActivities, cleanup: CleanupActivities, runner: WorkflowRunner) -> Worker:
     return Worker(
         client,
         task_queue=RUNS_QUEUE,
-        workflows=[RunWorkflow],
-        activities=[run.prepare_run, run.record_run],
+        workflows=[RunWorkflow, CleanupWorkflow],
+        activities=[
+            run.prepare_run,
+            run.record_run,
+            cleanup.plan_cleanup,
+            cleanup.survey,
+            cleanup.clean,
+            cleanup.remove_run,
+        ],
         workflow_runner=runner,
         max_concurrent_workflow_tasks=8,
         # a dead worker's runs go to the others after this long, not after ten seconds

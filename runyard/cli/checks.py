@@ -93,6 +93,7 @@ async def temporal(
     if spaces.state == "wrong":
         return
     yield await _search_attributes(client, fix=fix)
+    yield await _cleanup(client, settings, fix=fix)
     for queue in dict.fromkeys((RUNS_QUEUE, LINES_QUEUE, executor_queue(settings.executor))):
         yield await _worker(client, queue)
 
@@ -161,6 +162,37 @@ async def _search_attributes(client: "Client", *, fix: bool) -> Check:
     if missing:
         return Check(name, "wrong", f"missing: {', '.join(missing)}", "Register them with `runyard doctor --fix`.")
     return Check(name, "ok", f"{len(SEARCH_ATTRIBUTES)} of {len(SEARCH_ATTRIBUTES)} registered")
+
+
+async def _cleanup(client: "Client", settings: "Settings", *, fix: bool) -> Check:
+    from temporalio.service import RPCError
+
+    from runyard.client.cleanup import ensure_schedule, next_cleanup, other_schedules
+    from runyard.errors import NotFound
+    from runyard.spec.cleanup import CLEANUP_ID
+
+    try:
+        if fix:
+            await ensure_schedule(client, every_s=settings.cleanup_every_s)
+        due = await next_cleanup(client)
+        others = await other_schedules(client)
+    except NotFound as error:
+        return Check("cleanup", "warning", f"{error.message}: nothing is ever removed", error.remedy)
+    except RunyardError as error:
+        return Check("cleanup", "warning", error.message, error.remedy)
+    except RPCError as error:
+        return Check("cleanup", "warning", error.message[:200], "Is the account allowed to see schedules?")
+    if others:
+        remedy = f"Once is enough: temporal schedule delete --schedule-id {others[0]}"
+        return Check("cleanup", "warning", f"{', '.join(others)} starts cleanups too", remedy)
+    if due is None:
+        return Check(
+            "cleanup",
+            "warning",
+            "its schedule is paused",
+            f"temporal schedule toggle --unpause --schedule-id {CLEANUP_ID}",
+        )
+    return Check("cleanup", "ok", f"next at {due:%Y-%m-%d %H:%M} UTC")
 
 
 async def _worker(client: "Client", queue: str) -> Check:

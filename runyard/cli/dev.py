@@ -13,7 +13,7 @@ from runyard.cli.exits import Exit
 from runyard.cli.noise import to_stderr
 from runyard.cli.ours import require_ours
 from runyard.cli.signals import Interrupts, interrupts
-from runyard.errors import ServerUnavailable
+from runyard.errors import RunyardError, ServerUnavailable
 
 if TYPE_CHECKING:
     from runyard.settings import Settings
@@ -49,6 +49,7 @@ async def _serve(settings: "Settings", *, port: int, ui_port: int, headless: boo
                 "worker": serve(server.client, settings, runs=True, executors=[settings.executor], ready=ready),
                 "server": server.ended(),
                 "greeting": _greet(ready, server, settings),
+                "schedule": _schedule(ready, server, settings),
                 "stop": _stop(asked),
             }
             ended = await until_first({name: asyncio.create_task(each) for name, each in work.items()})
@@ -85,6 +86,18 @@ async def _greet(ready: asyncio.Event, server: "EmbeddedServer", settings: "Sett
     console.text(
         "Ready: `runyard run start FILE` in another terminal. Ctrl-C stops; open runs go on at the next start."
     )
+    await asyncio.Event().wait()
+
+
+async def _schedule(ready: asyncio.Event, server: "EmbeddedServer", settings: "Settings") -> None:
+    """A cleanup every hour, once there is a worker for it."""
+    from runyard.client.cleanup import ensure_schedule
+
+    await ready.wait()
+    try:
+        await ensure_schedule(server.client, every_s=settings.cleanup_every_s)
+    except RunyardError as error:
+        open_console().text(f"no cleanup is scheduled: {error.message}")
     await asyncio.Event().wait()
 
 

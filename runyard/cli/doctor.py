@@ -22,7 +22,7 @@ _ASCII = {"ok": "+", "warning": "!", "wrong": "x"}
 
 
 @click.command()
-@click.option("--fix", is_flag=True, help="Register missing search attributes in the namespace.")
+@click.option("--fix", is_flag=True, help="Register missing search attributes; schedule cleanups.")
 @options.executor
 @options.connection
 @options.ascii_only

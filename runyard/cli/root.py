@@ -50,6 +50,7 @@ class LazyGroup(click.Group):
         "lint": ("lint:lint", "Every mistake of a run file."),
         "schema": ("lint:schema", "The JSON Schema of run files."),
         "cache": ("cache:cache", "List and remove caches."),
+        "cleanup": ("cleanup:cleanup", "Remove what no run refers to any more."),
         "worker": ("worker:worker", "Serve runs, executors or both."),
         "doctor": ("doctor:doctor", "Is everything there that runs need?"),
         "completion": ("misc:completion", "What a shell needs to complete commands."),

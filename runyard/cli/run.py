@@ -7,6 +7,7 @@ import click
 
 from runyard.cli import options
 from runyard.cli.act import watch_run, with_yard
+from runyard.cli.cleanup import keep, rm
 from runyard.cli.console import open_console, print_json
 from runyard.cli.exits import Exit
 from runyard.cli.restart import restart
@@ -218,6 +219,8 @@ def _print_decision(view: TaskView, done: str, *, output: str) -> int:
 
 run.add_command(start)
 run.add_command(restart)
+run.add_command(rm)
+run.add_command(keep)
 run.add_command(_decision("approve", "approved", "Approve a task that waits for it."))
 run.add_command(_decision("reject", "rejected", "Refuse a task that waits for approval: it fails."))
 run.add_command(_decision("retry", "tried again", "Try a held task again."))

@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 async def for_each(things: Sequence[T], function: Callable[[T], Awaitable[R]], *, limit: int = 32) -> list[R]:
     """The results, in the order of ``things``. The first error cancels the rest and is raised."""
-    if len(things) <= 1:
+    if len(things) <= 1 or limit == 1:
         return [await function(thing) for thing in things]
     results: dict[int, R] = {}
     waiting = enumerate(things)

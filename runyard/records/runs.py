@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from runyard.errors import Corrupt
 from runyard.model import Model
 from runyard.records.bounded import for_each
+from runyard.records.sharing import claim_new
 from runyard.spec.plan import Plan, RunPlan, TaskPlan
 from runyard.spec.run import RunView
 from runyard.store import paths
@@ -94,14 +95,16 @@ async def list_runs(store: ObjectStore, *, limit: int | None = None) -> list[str
 async def write_runids(
     store: ObjectStore, run_id: str, *, logs: Sequence[str] = (), archives: Sequence[str] = ()
 ) -> None:
-    """Say that this run refers to the logs and the archives of these tasks (ids). Every failure is raised."""
-    keys = [paths.log_runid(task_id, run_id) for task_id in logs]
-    keys += [paths.archive_runid(task_id, run_id) for task_id in archives]
+    """Say that this run refers to the logs and the archives of these tasks (ids), which it is going to write.
 
-    async def write(key: str) -> None:
-        await store.put(key, b"")
+    Every failure is raised. For data of another run see `sharing.claim_kept`.
+    """
+    items = [*map(paths.log_item, logs), *map(paths.archive_item, archives)]
 
-    await for_each(keys, write, limit=_AT_ONCE)
+    async def claim(item: str) -> None:
+        await claim_new(store, run_id, item)
+
+    await for_each(items, claim, limit=_AT_ONCE)
 
 
 def _line(model: Model) -> bytes:

@@ -93,6 +93,8 @@ class FolderStore:
         while batch := await self._in_thread(f"listing `{prefix}`", _take, walk):
             for info in batch:
                 yield info
+            if len(batch) < _BATCH:  # the last one
+                return
 
     def target(self, prefix: str, *, expires_s: float) -> Target:
         check_key(prefix.removesuffix("/"))

@@ -3,6 +3,7 @@
     runs/<run id>/plan.jsonl        first line RunPlan, then one TaskPlan a line, parents first
     runs/<run id>/request.json      StoredRequest, from which a restart starts; written before the plan
     runs/<run id>/result.json       RunView at the end
+    runs/<run id>/keep              pinned: nothing of this run is removed
     logs/<task id>/runs/<run id>    runid object: this run refers to that task's logs
     logs/<task id>/data/<attempt>/  started           written by the agent before the first step, once
                                     segments/<step>/<offset, 16 digits>   while it runs
@@ -13,10 +14,11 @@
     archives/<task id>/runs/<run id>
     archives/<task id>/data/<step>.tar.zst|.tar.gz and <step>.json (size, sha256, files)
     caches/<group>/<key>.tar.zst|.tar.gz and <key>.json               parts escaped
-    snapshots/<repository uuid>/<id>/   a manifest or a pack of a checkout (see runyard.records.snapshots), shared:
-                                    runs/<run id>     runid object: this run refers to it
-                                    data/content      its bytes, whose SHA-256 the id begins with
-                                    tombstone         written by the cleanup while it deletes the item
+    snapshots/<repository uuid>/<id>/data/content   a manifest or a pack of a checkout (see records/snapshots.py);
+                                    the id begins with its SHA-256
+
+`logs/<task id>`, `archives/<task id>` and `snapshots/<uuid>/<id>` are shared items (records/sharing.py): besides
+`runs/` and `data/` each may have a `tombstone`.
 
 Steps are numbers from 0. Ids of runs and keys and groups of caches are user's words: they are percent-escaped to
 one part, which leaves the ids that Runyard makes as they are.
@@ -27,7 +29,11 @@ from urllib.parse import quote, unquote
 SETUP = "setup"
 RUNS = "runs/"
 CACHES = "caches/"
+LOGS = "logs/"
+ARCHIVES = "archives/"
 SNAPSHOTS = "snapshots/"
+SHARED = {LOGS: 1, ARCHIVES: 1, SNAPSHOTS: 2}
+"""Where shared items are, and of how many parts their names are below it."""
 
 
 def run(run_id: str) -> str:
@@ -46,20 +52,44 @@ def result(run_id: str) -> str:
     return f"{run(run_id)}result.json"
 
 
+def keep(run_id: str) -> str:
+    return f"{run(run_id)}keep"
+
+
 def log_item(task_id: str) -> str:
-    return f"logs/{task_id}"
+    return f"{LOGS}{task_id}"
 
 
 def archive_item(task_id: str) -> str:
-    return f"archives/{task_id}"
+    return f"{ARCHIVES}{task_id}"
+
+
+def snapshot_item(repository: str, pack: str) -> str:
+    return f"{SNAPSHOTS}{repository}/{pack}"
+
+
+def runids(item: str) -> str:
+    return f"{item}/runs/"
 
 
 def runid(item: str, run_id: str) -> str:
-    return f"{item}/runs/{escape(run_id)}"
+    return f"{runids(item)}{escape(run_id)}"
+
+
+def data(item: str) -> str:
+    return f"{item}/data/"
 
 
 def tombstone(item: str) -> str:
     return f"{item}/tombstone"
+
+
+def item_of(key: str) -> str | None:
+    """The shared item that a key belongs to; None for a key of anything else."""
+    parts = key.split("/")
+    depth = SHARED.get(f"{parts[0]}/", 0)
+    known = depth and len(parts) > depth + 1 and parts[depth + 1] in ("runs", "data", "tombstone")
+    return "/".join(parts[: depth + 1]) if known else None
 
 
 def log_runid(task_id: str, run_id: str) -> str:
@@ -71,7 +101,7 @@ def archive_runid(task_id: str, run_id: str) -> str:
 
 
 def attempt(task_id: str, number: int) -> str:
-    return f"logs/{task_id}/data/{number}/"
+    return f"{data(log_item(task_id))}{number}/"
 
 
 def segments(task_id: str, number: int, step: int | str) -> str:
@@ -92,19 +122,11 @@ def manifest(task_id: str, number: int) -> str:
 
 
 def archives(task_id: str) -> str:
-    return f"archives/{task_id}/data/"
+    return data(archive_item(task_id))
 
 
 def cache_group(group: str) -> str:
     return f"{CACHES}{escape(group)}/"
-
-
-def snapshot_item(repository: str, pack: str) -> str:
-    return f"{SNAPSHOTS}{repository}/{pack}"
-
-
-def data(item: str) -> str:
-    return f"{item}/data/"
 
 
 def snapshot_content(item: str) -> str:

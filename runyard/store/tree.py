@@ -20,7 +20,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 from runyard.errors import (
@@ -146,14 +145,22 @@ class Tree:
 
     def delete(self, key: str) -> None:
         """Remove an object, and every folder that this leaves empty."""
+        *folders, name = self._names.parts(key)
+        way: list[int] = []  # all folders down to it, open: to walk to each of them anew costs more than the rest
         try:
-            with self._lookup(key) as (fd, name):
-                if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                    return
-                os.unlink(name, dir_fd=fd)
-        except NotFound:
-            return
-        self._prune(self._names.parts(key)[:-1], key)
+            way.append(self._root())
+            for folder in folders:
+                way.append(os.open(folder, FOLDER_FLAGS, dir_fd=way[-1]))
+            if stat.S_ISDIR(os.stat(name, dir_fd=way[-1], follow_symlinks=False).st_mode):
+                return
+            os.unlink(name, dir_fd=way[-1])
+            self._prune(folders, way)
+        except OSError as error:
+            if error.errno != errno.ENOENT and error.errno not in NO_FOLDER:
+                raise
+        finally:
+            for fd in way:
+                os.close(fd)
 
     def walk(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
         """The objects with this prefix after that key, in the order of their keys' bytes."""
@@ -261,38 +268,34 @@ class Tree:
             os.fsync(fd)
         return True
 
-    def _prune(self, folders: list[bytes], key: str) -> None:
-        """From below upwards, until one is not empty."""
-        while folders:
-            *folders, name = folders
-            try:
-                fd = self._descend(folders, key, make=False)
-            except (FileNotFoundError, Conflict):
-                continue
-            try:
-                os.rmdir(name, dir_fd=fd)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                if not self._drop_unfinished(name, fd):
-                    return
-                folders.append(name)  # once more
-            finally:
-                os.close(fd)
+    def _prune(self, folders: list[bytes], way: list[int]) -> None:
+        """From below upwards, until one is not empty. ``way``: the root and the folders, open."""
+        for at in reversed(range(len(folders))):
+            removed = self._remove(folders[at], way[at])
+            if not removed and not (self._drop_unfinished(way[at + 1]) and self._remove(folders[at], way[at])):
+                return
 
-    def _drop_unfinished(self, name: bytes, fd: int) -> bool:
+    def _remove(self, name: bytes, fd: int) -> bool:
+        """Whether the folder is gone."""
+        try:
+            os.rmdir(name, dir_fd=fd)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def _drop_unfinished(self, fd: int) -> bool:
         """Remove what a killed program left in a folder; whether that was all of it."""
-        with suppress(OSError):
-            below = os.open(name, FOLDER_FLAGS, dir_fd=fd)
-            try:
-                with os.scandir(below) as entries:
-                    left = list(islice(entries, 100))
-                if all(self._names.is_unfinished(os.fsencode(each.name)) and is_stale(each) for each in left):
-                    for each in left:
-                        os.unlink(each.name, dir_fd=below)
-                    return bool(left)
-            finally:
-                os.close(below)
+        left = []
+        with suppress(OSError), os.scandir(fd) as entries:
+            for entry in entries:
+                if not self._names.is_unfinished(os.fsencode(entry.name)) or not is_stale(entry):
+                    return False
+                left.append(entry.name)
+            for name in left:
+                os.unlink(name, dir_fd=fd)
+            return bool(left)
         return False
 
     # errors

@@ -1,0 +1,316 @@
+"""The activities of a cleanup. Each may end anywhere and be tried again, also while an earlier try still runs."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from pydantic import JsonValue, ValidationError
+from temporalio import activity
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest, DescribeTaskQueueRequest
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.failures import translate
+from activities.signatures import (
+    CLEAN,
+    PLAN_CLEANUP,
+    REAP_PODS,
+    REMOVE_RUN,
+    SURVEY,
+    Clean,
+    Cleaned,
+    CleanupPlan,
+    CleanupRules,
+    PlanCleanup,
+    ReapPods,
+    RemoveRun,
+)
+from activities.statuses import Statuses
+from runyard.errors import InvalidRequest, NotFound, RunyardError, ServerUnavailable
+from runyard.executors.base import Executor, PodSeen
+from runyard.records.cachesweep import expire_caches
+from runyard.records.expiry import How, Page, expire_item, expire_items, expire_run, expire_runs
+from runyard.records.fates import Judge, Rules, RunStatus
+from runyard.records.runs import read_plan
+from runyard.records.sharing import exists
+from runyard.records.survey import find_cutoffs, find_oldest
+from runyard.spec.cleanup import (
+    CLEANUP,
+    EXAMPLES,
+    CleanupReport,
+    CleanupRequest,
+    Retention,
+    SharedKind,
+    Tally,
+    is_full,
+)
+from runyard.spec.run import executor_queue
+from runyard.store import paths
+from runyard.store.base import ObjectStore
+
+TURN_S: Final = 120.0
+"""An activity gives its workflow a word at least so often: what was done is then in the history."""
+
+BEAT_S: Final = 5.0
+AT_ONCE: Final = 32
+PODS_AT_ONCE: Final = 200
+OPEN_PODS, YOUNG_PODS = "pods of open runs", "pods within the grace period"
+
+
+class CleanupActivities:
+    """They need the store and Temporal itself; any worker on the queue `runyard` serves them."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        client: Client,
+        *,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+        executors: Sequence[str] = (),
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._retention = retention
+        self._executors = list(dict.fromkeys(executors))
+        self._statuses = Statuses(client)
+
+    @activity.defn(name=PLAN_CLEANUP)
+    @translate
+    async def plan_cleanup(self, plan: PlanCleanup) -> CleanupPlan:
+        """Judge the request, and find out who else cleans and which executors have a worker."""
+        request = _parse(plan.request)
+        rules = CleanupRules(request=request, retention=self._retention, now=plan.started_at)
+        if request.runs:
+            return CleanupPlan(rules=rules)
+        served = [name for name in self._executors if await self._is_served(name)]
+        other = "" if request.dry_run else await self._other()
+        return CleanupPlan(rules=rules, executors=served, gives_way_to=other)
+
+    @activity.defn(name=SURVEY)
+    @translate
+    async def survey(self, rules: CleanupRules) -> CleanupRules:
+        """Find what is too much, where there are limits to number or size."""
+        keep = rules.retention
+        found: dict[str, object] = {}
+        async with Beat():
+            if keep.runs_per_group is not None:
+                found["cutoffs"] = await find_cutoffs(self._store, runs_per_group=keep.runs_per_group)
+            if keep.total_bytes is not None:
+                found["oldest"] = await find_oldest(self._store, total_bytes=keep.total_bytes)
+        return rules.model_copy(update=found)
+
+    @activity.defn(name=CLEAN)
+    @translate
+    async def clean(self, request: Clean) -> Cleaned:
+        """Things of one kind, for a while. A further try goes on where the last one was."""
+        done = _resumed() or Cleaned(cursor=request.cursor)
+        deadline = time.monotonic() + TURN_S
+        async with Beat(done) as beat:
+            async for page in self._pages(request, done.cursor or ""):
+                done = Cleaned(cursor=page.cursor, report=done.report.plus(page.report))
+                beat.details = done
+                if time.monotonic() > deadline:
+                    return done
+        return done.model_copy(update={"cursor": None})
+
+    @activity.defn(name=REMOVE_RUN)
+    @translate
+    async def remove_run(self, request: RemoveRun) -> CleanupReport:
+        """One run, because somebody wants it: its references, what nobody else refers to, its record."""
+        run_id, store = request.run_id, self._store
+        judge, how = self._judge(request.rules, remove=[run_id]), _how(request.rules)
+        report = CleanupReport()
+        async with Beat():
+            pinned = await exists(store, paths.keep(run_id))
+            for kind, item in await self._items(run_id):
+                report = report.plus(await expire_item(store, kind, item, judge, how))
+            report = report.plus(await expire_run(store, run_id, judge, how))
+            status = (await self._statuses.ask([run_id]))[run_id]
+            if not status.open and not how.dry_run and not pinned:
+                await self._forget(run_id)
+        return report
+
+    # inside
+
+    async def _pages(self, request: Clean, cursor: str) -> AsyncIterator[Page]:
+        rules, how, store = request.rules, _how(request.rules), self._store
+        if request.kind == "caches":
+            pages = expire_caches(store, rules.retention, how, now=rules.now, start_after=cursor)
+        elif request.kind == "runs":
+            pages = expire_runs(store, self._judge(rules), how, start_after=cursor)
+        else:
+            pages = expire_items(store, request.kind, self._judge(rules), how, start_after=cursor)
+        async for page in pages:
+            yield page
+
+    def _judge(self, rules: CleanupRules, *, remove: Sequence[str] = ()) -> Judge:
+        by = Rules(retention=rules.retention, now=rules.now, cutoffs=rules.cutoffs, oldest=rules.oldest)
+        return Judge(self._store, by, self._statuses.ask, remove=remove)
+
+    async def _items(self, run_id: str) -> list[tuple[SharedKind, str]]:
+        """What a run may refer to, by its plan. What that does not name the next cleanup finds."""
+        try:
+            plan = await read_plan(self._store, run_id)
+        except NotFound:
+            return []
+        logs: list[tuple[SharedKind, str]] = [("logs", paths.log_item(task.id)) for task in plan.tasks]
+        return [*logs, *(("archives", paths.archive_item(task.id)) for task in plan.tasks)]
+
+    async def _forget(self, run_id: str) -> None:
+        """Have Temporal forget it too, so that no list shows it: it does so within a minute."""
+        request = DeleteWorkflowExecutionRequest(
+            namespace=self._client.namespace, workflow_execution=WorkflowExecution(workflow_id=run_id)
+        )
+        try:
+            await self._client.workflow_service.delete_workflow_execution(request)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise ServerUnavailable(
+                    f"{run_id} cannot be removed from Temporal: {error.message[:200]}"
+                ) from error
+
+    async def _is_served(self, executor: str) -> bool:
+        request = DescribeTaskQueueRequest(
+            namespace=self._client.namespace,
+            task_queue=TaskQueue(name=executor_queue(executor)),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+        )
+        try:
+            return bool((await self._client.workflow_service.describe_task_queue(request)).pollers)
+        except RPCError as error:
+            raise ServerUnavailable(
+                f"the queue of {executor} cannot be looked at: {error.message[:200]}"
+            ) from error
+
+    async def _other(self) -> str:
+        """A cleanup that began before this one and goes on. That is for economy: two at once do no harm."""
+        own = activity.info().workflow_id or ""
+        begun = {own: (await self._client.get_workflow_handle(own).describe()).start_time}
+        async for each in self._client.list_workflows(
+            f"WorkflowType = '{CLEANUP}' AND ExecutionStatus = 'Running'"
+        ):
+            if is_full(each.id) and each.id != own:
+                found = await self._client.get_workflow_handle(each.id).describe()  # the list lags behind
+                if found.status is WorkflowExecutionStatus.RUNNING:
+                    begun[each.id] = found.start_time
+        first = min(begun, key=lambda each: (begun[each], each))
+        return "" if first == own else first
+
+
+class ReapActivities:
+    """They need an executor and Temporal itself; served on the executor's queue."""
+
+    def __init__(self, executor: Executor, client: Client) -> None:
+        self._executor = executor
+        self._statuses = Statuses(client)
+
+    @activity.defn(name=REAP_PODS)
+    @translate
+    async def reap_pods(self, request: ReapPods) -> CleanupReport:
+        """Delete pods whose run has ended, or is not known, for longer than the grace period."""
+        report, batch = CleanupReport(), []
+        async with Beat():
+            async for pod in self._executor.list():
+                batch.append(pod)
+                if len(batch) >= PODS_AT_ONCE:
+                    report, batch = report.plus(await self._reap(batch, request.rules)), []
+            return report.plus(await self._reap(batch, request.rules))
+
+    async def _reap(self, pods: Sequence[PodSeen], rules: CleanupRules) -> CleanupReport:
+        known = await self._statuses.ask(list(dict.fromkeys(pod.run_id for pod in pods)))
+        open_pods = [pod for pod in pods if known[pod.run_id].open]
+        over = [pod for pod in pods if _is_over(pod, known[pod.run_id], rules)]
+        gone, notes = [], []
+        for pod in over:
+            try:
+                if not rules.request.dry_run:
+                    await self._executor.delete(pod.pod)
+                gone.append(f"{pod.run_id} {pod.task} #{pod.attempt}")
+            except RunyardError as error:  # the others all the same; this one the next time
+                notes.append(
+                    f"pod {pod.pod.name} of {self._executor.name} cannot be deleted: {error.message[:200]}"
+                )
+        young = len(pods) - len(open_pods) - len(over)
+        kept = {why: number for why, number in ((OPEN_PODS, len(open_pods)), (YOUNG_PODS, young)) if number}
+        return CleanupReport(
+            deleted={"pods": Tally(items=len(gone))} if gone else {},
+            examples={"pods": gone[:EXAMPLES]} if gone else {},
+            kept=kept,
+            notes=notes,
+        )
+
+
+class Beat:
+    """Heartbeats with how far an activity is, while the block runs."""
+
+    def __init__(self, details: Cleaned | None = None) -> None:
+        self.details = details
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Beat":
+        self._task = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            activity.heartbeat(*([self.details] if self.details is not None else []))
+
+
+class Pacer:
+    """At most so many deletes a second, over all that go on at once."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._next = 0.0
+
+    async def __call__(self, number: int) -> None:
+        now = time.monotonic()
+        self._next = max(self._next, now) + number / self._per_s
+        if (wait_s := self._next - now) > 0:
+            await asyncio.sleep(wait_s)
+
+
+def _how(rules: CleanupRules) -> How:
+    per_s = rules.retention.objects_per_s
+    if per_s is None:
+        return How(dry_run=rules.request.dry_run, at_once=AT_ONCE)
+    return How(dry_run=rules.request.dry_run, at_once=AT_ONCE, pace=Pacer(per_s))
+
+
+def _is_over(pod: PodSeen, status: RunStatus, rules: CleanupRules) -> bool:
+    """A pod of a run that is not known may be another installation's: it has to be old."""
+    if status.open:
+        return False
+    now = datetime.now(UTC)
+    if status.closed_at is None:
+        return now - pod.created_at >= timedelta(seconds=rules.retention.unknown_s)
+    grace = timedelta(seconds=0 if rules.request.now else rules.retention.pods_s)
+    return now - max(pod.created_at, status.closed_at) >= grace
+
+
+def _resumed() -> Cleaned | None:
+    """How far the last try of this activity was."""
+    details = activity.info().heartbeat_details
+    return Cleaned.model_validate(details[0]) if details else None
+
+
+def _parse(request: JsonValue) -> CleanupRequest:
+    try:
+        return CleanupRequest.model_validate(request or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "argument"
+        raise InvalidRequest(f"the cleanup's `{where}`: {first['msg']}") from error
