@@ -24,6 +24,7 @@ from runyard.errors import Corrupt, NotFound, ServerUnavailable
 from runyard.records.bounded import for_each
 from runyard.records.earlier import State
 from runyard.records.logs import load_seal
+from runyard.records.sharing import refer
 from runyard.spec.plan import Plan, TaskPlan
 from runyard.spec.restart import Choice, Earlier, choose, keeps_nothing, nothing_kept
 from runyard.spec.run import RunRequest
@@ -86,12 +87,8 @@ async def _claim(store: ObjectStore, run_id: str, task: TaskPlan) -> str:
     items = [paths.log_item(task.id)]
     if any(step.type == "save_to_workspace" and not step.skip for step in task.steps):
         items.append(paths.archive_item(task.id))
-    for item in items:
-        await store.put(paths.runid(item, run_id), b"")
-    for item in items:
-        if await _stat(store, paths.tombstone(item)) is not None:
-            return _GIVEN_UP
-    return await _missing(store, task)
+    there = [await refer(store, item, run_id) for item in items]
+    return await _missing(store, task) if all(there) else _GIVEN_UP
 
 
 async def _missing(store: ObjectStore, task: TaskPlan) -> str:

@@ -34,6 +34,7 @@ from pydantic import ValidationError
 from runyard.dialogue import StoredPack, StoredSnapshot
 from runyard.errors import Conflict, Corrupt, NotFound
 from runyard.model import Model
+from runyard.records import sharing
 from runyard.records.bounded import for_each
 from runyard.spec.plan import Snapshot
 from runyard.store import paths
@@ -156,8 +157,7 @@ async def refer(store: ObjectStore, run_id: str, items: Sequence[str]) -> set[st
     """
 
     async def one(item: str) -> bool:
-        await store.put(paths.runid(item, run_id), b"")
-        return not await _is_there(store, paths.tombstone(item))
+        return await sharing.refer(store, item, run_id)
 
     return {item for item, kept in zip(items, await for_each(items, one, limit=_AT_ONCE), strict=True) if kept}
 
@@ -246,14 +246,6 @@ async def _find(store: ObjectStore, repository: str, ids: Collection[str]) -> di
 
     sizes = await for_each(wanted, size_of, limit=_AT_ONCE)
     return {each: size for each, size in zip(wanted, sizes, strict=True) if size is not None}
-
-
-async def _is_there(store: ObjectStore, key: str) -> bool:
-    try:
-        await store.stat(key)
-    except NotFound:
-        return False
-    return True
 
 
 def _gone(snapshot: Snapshot) -> NotFound:
