@@ -60,9 +60,9 @@ def judge(body: Json, *, gone: bool, now: datetime, patience: Patience = Patienc
         return _over(_never_ran(body))
     return (
         _overdue(body, main, now, patience)
+        or _waiting_fault(body, main, main, patience, whose="")
         or _agent_fault(body, main, patience)
         or _service_fault(body, main, patience)
-        or _waiting_fault(body, main, main, patience, whose="")
         or _going_on(body, main)
     )
 
