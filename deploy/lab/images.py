@@ -33,6 +33,8 @@ NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/u
 TASK_USERS = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
 TASK_GROUPS = b"root:x:0:\nnogroup:x:65534:\n"
 
+KEPT = 3
+
 PATHS = "usr/local/lib/python{version}/dist-packages/runyard.pth"
 START = """#!/usr/bin/python3
 import sys
@@ -79,7 +81,10 @@ def build_image(place: Place, name: str) -> Built:
     if name not in IMAGES:
         raise Problem(f"no image {name}: there are {', '.join(IMAGES)}")
     with _alone(place):
-        return IMAGES[name](place)
+        built = IMAGES[name](place)
+        for kind in ("image-task", "image-runyard", "ours", "lib"):
+            _forget_old(place, kind)
+    return built
 
 
 def build_bases(place: Place) -> None:
@@ -98,6 +103,13 @@ def missing_bases(place: Place) -> list[str]:
     return [
         f"the base of the image {name} is not made yet (`make lab-build`, some minutes, once)" for name in names
     ]
+
+
+def _forget_old(place: Place, kind: str) -> None:
+    """Every change of our code makes an archive of half a gigabyte; several checkouts may share the folder."""
+    files = sorted(place.images.glob(f"{kind}-*.tar"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-KEPT]:
+        file.unlink()
 
 
 @contextmanager
@@ -144,8 +156,11 @@ def _archive(place: Place, image: Image) -> Built:
         *map(str, image.environ.items()),
         *(layer.digest() for layer in image.layers),
     ]
-    archive = place.images / f"image-{_key(*parts)}.tar"
-    if not archive.exists():
+    short = image.name.partition("/")[2].partition(":")[0]
+    archive = place.images / f"image-{short}-{_key(*parts)}.tar"
+    if archive.exists():
+        archive.touch()  # in use
+    else:
         image.write(archive)
     return Built(name=image.name, archive=archive)
 
@@ -184,6 +199,7 @@ def _extracted(root: Path) -> Path:
 def _dependencies(place: Place, system: Path) -> Layer:
     out = _library(place, system)
     if out.exists():
+        out.touch()
         return Layer(out)
     stage = _stage(system)
     target = ["--python-version", _python(system), "--implementation", "cp", "--only-binary=:all:"]
@@ -216,6 +232,7 @@ def _ours(place: Place, system: Path) -> Layer:
     content = [part for file in files for part in (str(file.relative_to(REPOSITORY)), file.read_bytes())]
     out = place.images / f"ours-{_key(system.name, EPOCH, *content)}.tar"
     if out.exists():
+        out.touch()
         return Layer(out)
     stage = _stage(system)
     lib = stage / "lib"

@@ -72,12 +72,11 @@ class Node:
             packages.add("containernetworking-plugins")
         return sorted(packages)
 
-    def up(self, *, keep: bool = True) -> None:
-        """Start what is missing and wait until all is ready. Raises Problem when it cannot be."""
+    def up(self) -> None:
+        """Start what is missing and wait until all is ready; then it stays. Raises Problem when it cannot be."""
         with self._locked():
             self._up()
-            if keep:
-                (self.place.state / "kept").touch()
+            (self.place.state / "kept").touch()
 
     def down(self) -> None:
         with self._locked():

@@ -68,9 +68,11 @@ async def test_workers_in_pods_run_a_run_and_leave_its_log_and_nothing_else(
             left = await core.list_namespaced_secret(tasks)
             assert not left.items
         finally:
-            await _log_workers(core, own)
+            said = await _said(core, own)
             for name in ("ry-runyard-runs", "ry-runyard-kubernetes"):
                 await AppsV1Api(api).delete_namespaced_deployment(name, own)
+        assert "serving runs at" in said["runs"], "and no executor: these have no rights in the cluster"
+        assert "serving kubernetes at" in said["kubernetes"]
         store = lab.minio()
         logs = [entry.object_name for entry in store.list_objects(bucket, recursive=True)]
         texts = [store.get_object(bucket, name).data for name in logs if "/steps/" in name]
@@ -97,11 +99,14 @@ def _values(lab: Lab, api: ApiClient, temporal: Client, bucket: str, tasks: str)
     }
 
 
-async def _log_workers(core: CoreV1Api, namespace: str) -> None:
-    """For whoever reads a failure: pytest shows it only then."""
+async def _said(core: CoreV1Api, namespace: str) -> dict[str, str]:
+    """The workers' logs by component; printed too, for whoever reads a failure."""
+    said = {}
     for pod in (await core.list_namespaced_pod(namespace)).items:
         try:
             text = await core.read_namespaced_pod_log(pod.metadata.name, namespace)
         except ApiException as error:
             text = f"no log: {error.reason}; {pod.status.container_statuses}"
+        said[pod.metadata.labels["app.kubernetes.io/component"]] = text
         print(f"--- {pod.metadata.name}\n{text[-3000:]}")
+    return said
