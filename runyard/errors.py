@@ -3,6 +3,7 @@
     RunyardError
     ├── InvalidRunFile        what the user wrote (every problem, with line and column)
     ├── InvalidRequest        a request to start or change a run that cannot be
+    │   └── GitFailed         git did not read the checkout of a direct run
     ├── NotFound              it does not exist (never "could not find out")
     ├── Conflict              something else has that name, or changed meanwhile
     ├── Forbidden             refused by a setting or a permission
@@ -100,6 +101,15 @@ class InvalidRequest(RunyardError):
     """
 
     code = "invalid_request"
+
+
+class GitFailed(InvalidRequest):
+    """git could not say what the checkout holds.
+
+    Run the command that the message names in the checkout, and mend what it complains of.
+    """
+
+    code = "git_failed"
 
 
 class NotFound(RunyardError):

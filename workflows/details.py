@@ -116,20 +116,30 @@ def current_details(view: RunView, *, namespace: str = "default") -> str:
 
 
 def _head(view: RunView, counts: dict[TaskStatus, int], namespace: str) -> str:
+    lines = _turn(view) if view.phase == "queued" else _progress(view, counts)
+    if view.restart_of:
+        lines.append(f"Restart of {_link(view.restart_of, namespace)}: {_kept(view, namespace)}")
+    return "\n".join(lines)
+
+
+def _turn(view: RunView) -> list[str]:
+    """What a run waits for that has not had its turn yet."""
+    number = f"run {view.counter} of its project" if view.counter else ""
+    cause = _code(_shorten(view.cause, _CAUSE_BYTES)) if view.cause else ""
+    why = ", ".join(filter(None, (number, cause)))
+    return ["**Waits for its turn**", *([why] if why else [])]
+
+
+def _progress(view: RunView, counts: dict[TaskStatus, int]) -> list[str]:
     total = sum(counts.values())
     done = sum(counts.get(status, 0) for status in _ENDED)
     words = [f"{done} of {total} done"] if total else ["no tasks"]
     words += [f"{counts[status]} {word}" for status, word in _HEADLINE if counts.get(status)]
     lines = [f"**{', '.join(words)}**"]
-    if view.phase == "queued":
-        number = f"run {view.counter} of its project, " if view.counter else ""
-        return f"**Waits for its turn**\n{number}{_code(_shorten(view.cause, _CAUSE_BYTES))}"
     if view.result != "unknown" or view.cause:
         cause = f": {_code(_shorten(view.cause, _CAUSE_BYTES))}" if view.cause else ""
         lines.append(f"Result: **{view.result}**{cause}")
-    if view.restart_of:
-        lines.append(f"Restart of {_link(view.restart_of, namespace)}: {_kept(view, namespace)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _kept(view: RunView, namespace: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from runyard.errors import Forbidden
-from runyard.snapshot.repository import GitFailed, Repository, run_git
+from runyard.errors import Forbidden, GitFailed
+from runyard.snapshot.repository import Repository, run_git
 
 _LINK_MODE = b"160000"
 

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
+from runyard.errors import GitFailed
 from runyard.snapshot.checkout import Tracked
-from runyard.snapshot.repository import GitFailed, Head, Repository, run_git, start_git
+from runyard.snapshot.repository import Head, Repository, run_git, start_git
 
 COMMITS = 200
 OBJECT_BYTES = 4 << 20

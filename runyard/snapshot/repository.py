@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from runyard.errors import InvalidRequest, NotFound
+from runyard.errors import GitFailed, InvalidRequest, NotFound
 
 _OTHERS = re.compile(
     r"GIT_(DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|COMMON_DIR|NAMESPACE|PREFIX"
@@ -18,15 +18,6 @@ _OTHERS = re.compile(
 )
 _UUID = re.compile(r"[0-9a-f-]{8,64}")
 _KEY = "runyard.repouuid"
-
-
-class GitFailed(InvalidRequest):
-    """git could not say what the checkout holds.
-
-    Run the command that the message names in the checkout, and mend what it complains of.
-    """
-
-    code = "git_failed"
 
 
 @dataclass(frozen=True, kw_only=True)

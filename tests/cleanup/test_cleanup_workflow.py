@@ -125,7 +125,7 @@ async def test_the_report_reads_as_markdown(yard: Yard, us: Runyard, client: Cli
     old, _ = await an_old_run(yard, "echo a")
     report = await (await clean(us)).result()
     text = "\n".join(as_lines(report))
-    assert "- runs: 1, 2 objects, " in text
+    assert "- runs: 1, 3 objects, " in text
     assert f"`{old}`" in text
     assert text.startswith("Deleted:\n- logs: 1, ")
 

@@ -50,7 +50,7 @@ def test_cleanups_pins_and_removals(served: Shell) -> None:
     assert said["kept"]["their run is pinned"] == 2
     assert said["kept"]["their run is open"] >= 1
     shown = run("cleanup", "show").stdout
-    assert "- runs: 1, 2 objects" in shown
+    assert "- runs: 1, 3 objects" in shown
     assert "next: 20" in shown, "`dev` has made the schedule"
     assert run("run", "logs", first, "say").stdout == "hello\n"
     assert run("run", "keep", first, "--undo").stdout == f"{first}: no longer pinned\n"

@@ -36,7 +36,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 CODES = {
-    "error": 70, "invalid_run_file": 3, "invalid_request": 2, "not_found": 4, "conflict": 2, "forbidden": 2,
+    "error": 70, "invalid_run_file": 3, "invalid_request": 2,
+        "git_failed": 2, "not_found": 4, "conflict": 2, "forbidden": 2,
     "store_error": 5, "store_unavailable": 5, "store_full": 5, "store_denied": 5, "corrupt": 5,
     "executor_error": 5, "config_error": 5, "start_error": 5, "quota_exceeded": 5, "unschedulable": 5,
     "image_pull": 5, "quota": 5, "cluster_unavailable": 5,
@@ -68,7 +69,7 @@ def test_documented_exit_codes() -> None:
         (["run", "show", "r-1"], 5, "no Temporal server answers at 127.0.0.1:1"),
         (["run", "approve", "r-1", "t"], 5, "runyard dev"),
         (["run", "start", "nowhere.yml"], 4, "there is no run file nowhere.yml"),
-        (["run", "start"], 4, "there is no .runyard/config.yml here"),
+        (["run", "start"], 4, "there is no .runyard/config.yml in "),
         (["run", "start", "ok.yml", "--env", "novalue"], 2, "NAME=VALUE"),
         (["run", "start", "ok.yml", "--env", "2A=x"], 2, "2A"),
         (["run", "start", "ok.yml", "--run", "q"], 2, "no run"),
