@@ -25,6 +25,9 @@ from runyard.settings import Settings
 from runyard.store.s3.store import S3Store, open_s3
 
 BUCKET = "yard"
+LAB = Path(
+    os.environ.get("RUNYARD_LAB") or Path.home() / ".cache" / "runyard-lab"
+)  # tests have homes of their own
 USER = "root"
 _NUMBERS = itertools.count()
 
@@ -120,8 +123,7 @@ class MinioServer:
 def find_minio() -> str | None:
     if named := os.environ.get("RUNYARD_MINIO"):
         return named
-    lab = Path(os.environ.get("RUNYARD_LAB") or Path.home() / ".cache" / "runyard-lab")
-    return shutil.which("minio") or shutil.which("minio", path=str(lab / "bin"))
+    return shutil.which("minio") or shutil.which("minio", path=str(LAB / "bin"))
 
 
 def require_minio() -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from agent_stage import SHELLS, Stage, old_python
-from minio_for_agent import MinioServer, find_minio
+from minio_for_agent import MinioServer
+from minio_server import require_minio
 
 
 @pytest.fixture
@@ -39,10 +40,7 @@ def old_stage(tmp_path: Path) -> Iterator[Stage]:
 @pytest.fixture(scope="session")
 def one_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
     """One server for all tests, which some of them kill and start again."""
-    program = find_minio()
-    if program is None:
-        pytest.skip("there is no MinIO here: set RUNYARD_MINIO to its program")
-    server = MinioServer(program, tmp_path_factory.mktemp("minio") / "server")
+    server = MinioServer(require_minio(), tmp_path_factory.mktemp("minio") / "server")
     yield server
     server.kill()
 

@@ -1,10 +1,9 @@
 """A real MinIO for the agent's tests, and what a worker would give an agent to reach it.
 
-The program is `$RUNYARD_MINIO`, else `minio` on the PATH. It listens on loopback, with a folder of its own.
+The program is found as that of the store's tests is. It listens on loopback, with a folder of its own.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +21,6 @@ from urllib3.exceptions import HTTPError
 from runyard.store.base import UrlTarget
 
 _USER, _PASSWORD = "runyard-tests", "only-on-loopback"
-
-
-def find_minio() -> str | None:
-    """The program, if this machine has it."""
-    return os.environ.get("RUNYARD_MINIO") or shutil.which("minio")
 
 
 class MinioServer:
