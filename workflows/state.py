@@ -105,11 +105,11 @@ def view_task(
             reason = Reason.WHEN if node.skip else Reason.DEPENDENCY
         elif outcome == "cancelled":
             reason = Reason.NEVER_STARTED
-        return TaskView(
+        # not validated, here and below: there are ten thousand of them in the answer of one query
+        return TaskView.model_construct(
             name=node.name, status=status, reason=reason, message=why, ignore_failure=node.ignore_failure
         )
     started_ms = record.started_ms if record.started_ms is not None else record.scheduled_ms
-    # not validated: there are ten thousand of them in the answer of one query
     return TaskView.model_construct(
         name=node.name,
         status=record.status,
