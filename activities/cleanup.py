@@ -34,7 +34,7 @@ from activities.signatures import (
 from activities.statuses import Statuses
 from runyard.errors import InvalidRequest, NotFound, RunyardError, ServerUnavailable
 from runyard.executors.base import Executor, PodSeen
-from runyard.records.cachesweep import expire_caches
+from runyard.records.cachesweep import UNFINISHED_S, expire_caches
 from runyard.records.expiry import How, Page, expire_item, expire_items, expire_run, expire_runs
 from runyard.records.fates import Judge, Rules, RunStatus
 from runyard.records.runs import read_plan
@@ -117,6 +117,10 @@ class CleanupActivities:
                 beat.details = done
                 if time.monotonic() > deadline:
                     return done
+            if request.kind == "caches" and not request.rules.request.dry_run:
+                left = Tally(items=await self._store.discard_unfinished(older_than_s=UNFINISHED_S))
+                found = {"unfinished writes": left} if left.items else {}
+                done = Cleaned(report=done.report.plus(CleanupReport(deleted=found)))
         return done.model_copy(update={"cursor": None})
 
     @activity.defn(name=REMOVE_RUN)

@@ -7,7 +7,7 @@ the order, record before archive, in which nobody is sent to an archive that is 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
-from runyard.records.caches import CacheEntry, list_caches, list_groups
+from runyard.records.caches import RECORD, USED, CacheEntry, list_caches, list_groups
 from runyard.records.expiry import AFTER_ALL, How, Ledger, Page
 from runyard.records.sharing import release
 from runyard.spec.cleanup import Retention
@@ -15,8 +15,8 @@ from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore
 
 YOUNG = "caches in use"
-UNFINISHED_S = 24 * 3600.0
-"""So long a writer may take between an archive and its record."""
+UNFINISHED_S = 8 * 24 * 3600.0
+"""So long a writer may take between an archive and its record: in a pod that comes when the task has ended."""
 
 
 async def expire_caches(
@@ -39,11 +39,11 @@ async def _expire_group(store: ObjectStore, group: str, retention: Retention, ho
     for entry in whole:
         room = None if room is None else room - entry.size
         if _is_old(entry.used, retention.caches_s, now) or (room is not None and room < 0):
-            parts = [infos[name] for name in (_record(entry), entry.file) if name in infos]
+            parts = [infos[name] for name in _names(entry) if name in infos]
             await _remove(store, f"{group} {entry.key}", parts, ledger, how)
         else:
             ledger.kept(YOUNG)
-    in_use = {name for entry in whole for name in (_record(entry), entry.file)}
+    in_use = {name for entry in whole for name in _names(entry)}
     for name, info in infos.items():
         if name not in in_use and _is_old(info.modified_at, UNFINISHED_S, now):
             await _remove(store, f"{group} {name}", [info], ledger, how)
@@ -57,7 +57,12 @@ async def _remove(store: ObjectStore, name: str, parts: list[ObjectInfo], ledger
 
 
 def _record(entry: CacheEntry) -> str:
-    return f"{paths.escape(entry.key)}.json"
+    return paths.escape(entry.key) + RECORD
+
+
+def _names(entry: CacheEntry) -> tuple[str, str, str]:
+    """The record first: nobody is sent to an archive that is gone."""
+    return _record(entry), entry.file, paths.escape(entry.key) + USED
 
 
 def _is_old(at: datetime, limit_s: float | None, now: datetime) -> bool:

@@ -321,7 +321,7 @@ async def test_caches_by_their_last_use_and_by_size(tmp_path: Path) -> None:
             info = await store.put(f"caches/g%2F1/{name}", data)
             then = time.time() - days * 24 * 3600
             os.utime(store.source(info.key, expires_s=1), (then, then))
-    for name, days in (("torn.tar.gz", 3), ("written.tar.gz", 0), ("alone.json", 3)):
+    for name, days in (("torn.tar.gz", 9), ("written.tar.gz", 7), ("alone.json", 9)):
         info = await store.put(f"caches/other/{name}", b"y")
         then = time.time() - days * 24 * 3600
         os.utime(store.source(info.key, expires_s=1), (then, then))
@@ -337,3 +337,19 @@ async def test_caches_by_their_last_use_and_by_size(tmp_path: Path) -> None:
     assert await keys(store, "caches/g%2F1") == [
         f"caches/g%2F1/k{n}.{ending}" for n in (0, 1) for ending in ("json", "tar.gz")
     ]
+
+
+async def test_a_cache_of_pods_lives_by_its_last_use(tmp_path: Path) -> None:
+    store = PosixStore(tmp_path / "s", durable=False)
+    archive, loser = f"k!{'a' * 16}.tar.zst", f"k!{'b' * 16}.tar.zst"
+    record = b'{"file": "%s"}' % archive.encode()
+    for name, data, days in ((archive, b"x", 50), ("k.json", record, 50), ("k.used", b"", 1), (loser, b"y", 9)):
+        info = await store.put(f"caches/pods/{name}", data)
+        then = time.time() - days * 24 * 3600
+        os.utime(store.source(info.key, expires_s=1), (then, then))
+    async for _ in expire_caches(store, Retention(), How(), now=NOW):
+        pass
+    assert await keys(store, "caches/pods") == sorted(f"caches/pods/{n}" for n in (archive, "k.json", "k.used"))
+    async for _ in expire_caches(store, Retention(caches_s=3600), How(), now=NOW):
+        pass
+    assert await keys(store, "caches/pods") == []

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import os
+import time
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -32,7 +35,7 @@ from runyard.records.fates import OPEN, PINNED, YOUNG
 from runyard.records.runs import read_plan, read_result, write_result, write_runids
 from runyard.settings import Settings
 from runyard.spec.cleanup import CLEANUP, CLEANUP_ID, CleanupReport, CleanupRequest, Retention, Tally, as_lines
-from runyard.spec.run import RUNS_QUEUE, RunResult
+from runyard.spec.run import RUNS_QUEUE, RunResult, RunView
 from runyard.store import paths
 from runyard.store.posix import PosixStore
 from runyard.temporal import data_converter
@@ -108,6 +111,19 @@ async def test_from_runs_to_report(yard: Yard, us: Runyard) -> None:
     assert (await latest(us)).report == report
     assert (await us.run(young).describe()).tasks
     await end(handle)
+
+
+async def test_what_killed_writers_left_goes_too(yard: Yard, us: Runyard, tmp_path: Path) -> None:
+    await an_old_run(yard, "echo a", days=1)
+    half = tmp_path / "store" / "tmp" / "4711-0011223344556677"
+    half.write_bytes(b"half of an object")
+    young = half.with_name("4712-0011223344556677")
+    young.write_bytes(b"one that is being written")
+    then = time.time() - 9 * 24 * 3600
+    os.utime(half, (then, then))
+    report = await (await clean(us)).result()
+    assert report.deleted["unfinished writes"].items == 1
+    assert (half.exists(), young.exists()) == (False, True)
 
 
 async def test_the_ui_shows_the_report_and_the_history_replays(yard: Yard, us: Runyard, client: Client) -> None:
@@ -335,8 +351,10 @@ async def test_a_run_that_begins_with_an_old_id_keeps_its_data(yard: Yard, us: R
     handle = await yard.start(run_file("sleep 600"))
     while not await keys(yard.store, "logs/"):
         await asyncio.sleep(0.01)
-    await put_run(yard.store, handle.id, tasks=["t-old"], days_ago=400)
-    await write_runids(yard.store, handle.id, logs=["t-kept"])
+    ended_at = datetime.now(UTC) - 400 * DAY
+    await write_result(yard.store, RunView(id=handle.id, phase="finished", result="success", ended_at=ended_at))
+    await write_runids(yard.store, handle.id, logs=["t-old", "t-kept"])
+    await yard.store.put(f"{paths.attempt('t-old', 1)}seal.json", b"{}")
     before = await keys(yard.store)
     assert (await (await clean(us)).result()).deleted == {}
     assert set(before) <= set(await keys(yard.store))
