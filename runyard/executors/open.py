@@ -1,14 +1,21 @@
 """Executors by name: the one place that knows them all, so that each is imported only where it is used."""
 
+import re
+
 from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.settings import Settings
 
 LATER = ("docker",)
+QUEUE = re.compile(r"kubernetes-[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
 def open_executor(name: str, settings: Settings) -> Executor:
-    """The executor of that name. Raises ConfigError for one that is not there."""
+    """The executor of that name. Raises ConfigError for one that is not there.
+
+    `kubernetes-NAME` is the same as `kubernetes`, on a queue of its own: a second cluster, namespace or pool of nodes
+    that a worker with other settings serves.
+    """
     if name == "local":
         from runyard.executors.local.executor import LocalExecutor
         from runyard.executors.secrets import open_secrets
@@ -24,14 +31,14 @@ def open_executor(name: str, settings: Settings) -> Executor:
         from runyard.executors.memory import MemoryExecutor
 
         return MemoryExecutor()
-    if name == "kubernetes":
-        return _open_kubernetes(settings)
+    if name == "kubernetes" or QUEUE.fullmatch(name):
+        return _open_kubernetes(name, settings)
     if name in LATER:
         raise ConfigError(f"the executor {name!r} is not part of this version; `local` runs tasks on this machine")
-    raise ConfigError(f"no executor {name!r}; there are: kubernetes, local, memory")
+    raise ConfigError(f"no executor {name!r}; there are: kubernetes, kubernetes-NAME, local, memory")
 
 
-def _open_kubernetes(settings: Settings) -> Executor:
+def _open_kubernetes(name: str, settings: Settings) -> Executor:
     try:
         from runyard.executors.kubernetes.executor import KubernetesExecutor
     except ModuleNotFoundError as error:
@@ -52,6 +59,7 @@ def _open_kubernetes(settings: Settings) -> Executor:
     if stray:
         raise ConfigError(f"kubernetes_allow names {stray[0]!r}; it may name {', '.join(ALLOWABLE)}")
     return KubernetesExecutor(
+        name=name,
         rules=Rules(
             agent_image=settings.kubernetes_agent_image,
             agent_command=settings.kubernetes_agent_command,

@@ -42,11 +42,10 @@ _TRIES = 5
 class KubernetesExecutor:
     """Pods of one namespace. ``pods`` is how many may be alive at once, None = as many as the cluster takes."""
 
-    name = "kubernetes"
-
     def __init__(
         self,
         *,
+        name: str = "kubernetes",
         rules: pod.Rules,
         kubeconfig: Path | None = None,
         context: str = "",
@@ -54,6 +53,7 @@ class KubernetesExecutor:
         pods: int | None = None,
         patience: Patience = Patience(),  # noqa: B008
     ) -> None:
+        self.name = name
         self._rules = rules
         self.namespace = namespace
         self._kubeconfig, self._context = kubeconfig, context
