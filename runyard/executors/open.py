@@ -13,8 +13,8 @@ QUEUE = re.compile(r"kubernetes-[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 def open_executor(name: str, settings: Settings) -> Executor:
     """The executor of that name. Raises ConfigError for one that is not there.
 
-    `kubernetes-NAME` is the same as `kubernetes`, on a queue of its own: a second cluster, namespace or pool of nodes
-    that a worker with other settings serves.
+    `kubernetes-NAME` is the same as `kubernetes` on a queue of its own: a second cluster, namespace or pool of
+    nodes, which a worker with other settings serves.
     """
     if name == "local":
         from runyard.executors.local.executor import LocalExecutor
