@@ -2,12 +2,13 @@
 
 from runyard.errors import ConfigError
 from runyard.executors.base import Executor
+from runyard.metrics import NO_METRICS, Metrics
 from runyard.settings import Settings
 
 LATER = ("docker",)
 
 
-def open_executor(name: str, settings: Settings) -> Executor:
+def open_executor(name: str, settings: Settings, *, metrics: Metrics = NO_METRICS) -> Executor:
     """The executor of that name. Raises ConfigError for one that is not there."""
     if name == "local":
         from runyard.executors.local.executor import LocalExecutor
@@ -25,13 +26,13 @@ def open_executor(name: str, settings: Settings) -> Executor:
 
         return MemoryExecutor()
     if name == "kubernetes":
-        return _open_kubernetes(settings)
+        return _open_kubernetes(settings, metrics)
     if name in LATER:
         raise ConfigError(f"the executor {name!r} is not part of this version; `local` runs tasks on this machine")
     raise ConfigError(f"no executor {name!r}; there are: kubernetes, local, memory")
 
 
-def _open_kubernetes(settings: Settings) -> Executor:
+def _open_kubernetes(settings: Settings, metrics: Metrics) -> Executor:
     try:
         from runyard.executors.kubernetes.executor import KubernetesExecutor
     except ModuleNotFoundError as error:
@@ -68,4 +69,5 @@ def _open_kubernetes(settings: Settings) -> Executor:
         namespace=settings.kubernetes_namespace,
         pods=settings.kubernetes_pods,
         patience=Patience(pull_s=settings.kubernetes_pull_patience_s),
+        metrics=metrics,
     )
