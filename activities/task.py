@@ -282,7 +282,7 @@ class TaskActivities:
             self._phase("delete", time.monotonic() - began_s, result)
 
     async def _seal_unfetched(self, request: DeleteTask, *, began: bool) -> str:
-        """The last word on an attempt that no `fetch_task` saw: whatever it wrote, and why it ended. Its result."""
+        """The last word on an attempt that no `fetch_task` saw: what it wrote, why it ended. Gives its result."""
         attempt = request.attempt
         if await load_seal(self._store, attempt.task_id, attempt.attempt) is not None:
             return ""

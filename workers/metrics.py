@@ -32,7 +32,7 @@ class PrometheusMetrics:
         )
         self._live = Gauge("runyard_pods_live", "Pods that this worker is caretaker of", ["executor"], **made)
         self._leaked = Counter(
-            "runyard_pods_leaked", "Pods without a run that cleanups found", ["executor"], **made
+            "runyard_pods_leaked", "Pods without a run, found by cleanups", ["executor"], **made
         )
         self._bytes = Counter("runyard_log_bytes", "Bytes of logs that were sealed", ["executor"], **made)
         self._gaps = Counter("runyard_log_gaps", "Sealed logs that are not whole", ["executor", "reason"], **made)

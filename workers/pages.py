@@ -96,7 +96,7 @@ class _Pages:
 
 
 async def _ask(core: str) -> bytes:
-    """What Temporal's native part has counted; nothing where it does not answer: ours is then shown all the same."""
+    """What Temporal's native part has counted; nothing where it does not answer: ours is shown all the same."""
     host, _, port = core.rpartition(":")
     try:
         async with asyncio.timeout(_ANSWER_S):

@@ -21,7 +21,16 @@ from workers.serve import build_workers
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
 ROW = re.compile(r"^\| `(runyard_\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
-FILE = {"run": {"name": "r", "tasks": [{"name": "a", "steps": [{"run": "print hello"}]}]}}
+FILE = {
+    "runs": [
+        {
+            "name": "r",
+            "tasks": [
+                {"name": "a", "runtime": {"containers": [{"image": "busybox"}]}, "steps": [{"run": "print hello"}]}
+            ],
+        }
+    ]
+}
 
 
 def get(url: str) -> tuple[int, str]:
