@@ -21,28 +21,37 @@ class PrometheusMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry}
-        self._runs = Counter("runyard_runs", "Runs that ended", ["result"], **made)
+        made = self.registry
+        self._runs = Counter("runyard_runs", "Runs that ended", ["result"], registry=made)
         self._phases = Histogram(
             "runyard_task_phase_seconds",
             "How long an attempt of a task was in each phase",
             ["phase", "executor", "result"],
             buckets=BUCKETS_S,
-            **made,
+            registry=made,
         )
-        self._live = Gauge("runyard_pods_live", "Pods that this worker is caretaker of", ["executor"], **made)
+        self._live = Gauge(
+            "runyard_pods_live", "Pods that this worker is caretaker of", ["executor"], registry=made
+        )
         self._leaked = Counter(
-            "runyard_pods_leaked", "Pods without a run, found by cleanups", ["executor"], **made
+            "runyard_pods_leaked", "Pods without a run, found by cleanups", ["executor"], registry=made
         )
-        self._bytes = Counter("runyard_log_bytes", "Bytes of logs that were sealed", ["executor"], **made)
-        self._gaps = Counter("runyard_log_gaps", "Sealed logs that are not whole", ["executor", "reason"], **made)
+        self._bytes = Counter("runyard_log_bytes", "Bytes of logs that were sealed", ["executor"], registry=made)
+        self._gaps = Counter(
+            "runyard_log_gaps", "Sealed logs that are not whole", ["executor", "reason"], registry=made
+        )
         self._requests = Counter(
-            "runyard_api_requests", "Requests to the Kubernetes API", ["verb", "code"], **made
+            "runyard_api_requests", "Requests to the Kubernetes API", ["verb", "code"], registry=made
         )
         self._heard = Gauge(
-            "runyard_watch_heard_timestamp_seconds", "When the watch last brought something", ["executor"], **made
+            "runyard_watch_heard_timestamp_seconds",
+            "When the watch last brought something",
+            ["executor"],
+            registry=made,
         )
-        self._caches = Counter("runyard_cache_requests", "Steps that restore or save a cache", ["outcome"], **made)
+        self._caches = Counter(
+            "runyard_cache_requests", "Steps that restore or save a cache", ["outcome"], registry=made
+        )
         self._of_phase = cache(self._phases.labels)
 
     def serves(self, executor: str) -> None:
