@@ -34,6 +34,7 @@ from activities.signatures import (
 from activities.statuses import Statuses
 from runyard.errors import InvalidRequest, NotFound, RunyardError, ServerUnavailable
 from runyard.executors.base import Executor, PodSeen
+from runyard.metrics import NO_METRICS, Metrics
 from runyard.records.cachesweep import UNFINISHED_S, expire_caches
 from runyard.records.expiry import How, Page, expire_item, expire_items, expire_run, expire_runs
 from runyard.records.fates import Judge, Rules, RunStatus
@@ -210,8 +211,9 @@ class CleanupActivities:
 class ReapActivities:
     """They need an executor and Temporal itself; served on the executor's queue."""
 
-    def __init__(self, executor: Executor, client: Client) -> None:
+    def __init__(self, executor: Executor, client: Client, *, metrics: Metrics = NO_METRICS) -> None:
         self._executor = executor
+        self._metrics = metrics
         self._statuses = Statuses(client)
 
     @activity.defn(name=REAP_PODS)
@@ -230,6 +232,8 @@ class ReapActivities:
         known = await self._statuses.ask(list(dict.fromkeys(pod.run_id for pod in pods)))
         open_pods = [pod for pod in pods if known[pod.run_id].open]
         over = [pod for pod in pods if _is_over(pod, known[pod.run_id], rules)]
+        if not rules.request.dry_run:
+            self._metrics.leaked(self._executor.name, len(over))
         gone, notes = [], []
         for pod in over:
             try:

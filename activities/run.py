@@ -12,6 +12,7 @@ from activities.pulse import Pulse
 from activities.restart import ask_temporal, keep
 from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
 from runyard.errors import InvalidRequest
+from runyard.metrics import NO_METRICS, Metrics
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
 from runyard.records.runs import PlanIndex, write_plan, write_result
 from runyard.records.snapshots import refer_to_snapshot
@@ -32,8 +33,16 @@ workflow is told, so that the number can change without breaking the replay of r
 class RunActivities:
     """They need the store only, so that any worker on the queue `runyard` can serve them."""
 
-    def __init__(self, store: ObjectStore, *, caps: Caps = NO_CAPS, fault: Fault = no_fault) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        caps: Caps = NO_CAPS,
+        metrics: Metrics = NO_METRICS,
+        fault: Fault = no_fault,
+    ) -> None:
         self._store = store
+        self._metrics = metrics
         self._caps = caps
         self._fault = fault
 
@@ -99,6 +108,7 @@ class RunActivities:
     async def record_run(self, record: RecordRun) -> None:
         """Keep the result beside the plan: it outlives Temporal's retention."""
         await write_result(self._store, record.run)
+        self._metrics.run(record.run.result)
 
 
 def _why_nothing(request: RunRequest, plan: Plan) -> str:

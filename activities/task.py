@@ -7,6 +7,7 @@ arrow between two effects may be cut; `fault` is where tests cut them.
 
 import asyncio
 import dataclasses
+import time
 from datetime import UTC, datetime
 from typing import Final
 
@@ -32,6 +33,7 @@ from activities.verdict import judge
 from runyard.dialogue import Manifest
 from runyard.errors import ConfigError, Conflict, Corrupt, NotFound, RunyardError
 from runyard.executors.base import Ended, Executor
+from runyard.metrics import NO_METRICS, Gap, Metrics, Phase
 from runyard.reasons import Reason
 from runyard.records.archives import verify_archives
 from runyard.records.logs import load_manifest, load_seal, seal
@@ -56,11 +58,13 @@ class TaskActivities:
         executor: Executor,
         *,
         log_bytes: int = 1 << 30,
+        metrics: Metrics = NO_METRICS,
         fault: Fault = no_fault,
     ) -> None:
         self._store = store
         self._executor = executor
         self._log_bytes = log_bytes
+        self._metrics = metrics
         self._fault = fault
 
     @activity.defn(name=SCHEDULE_TASK)
@@ -84,9 +88,11 @@ class TaskActivities:
             if sealed is None:
                 task = await read_task(self._store, attempt.run_id, attempt.at)
                 self._fault("fetch.begin")
-                ended, stopped = await self._follow(request, task, pulse)
+                ended, stopped = await self._care(request, task, pulse)
                 self._fault("fetch.ended")
+                began_s = time.monotonic()
                 end = await self._take_over(attempt, task, ended, stopped=stopped)
+                self._phase("archive", time.monotonic() - began_s, end.status)
             else:
                 end = sealed.end
         if end.status == "failed":
@@ -131,6 +137,7 @@ class TaskActivities:
                 raise
             raise await self._refuse(attempt, error) from error
         self._fault("schedule.started")
+        self._phase("queue", (_now() - activity.info().scheduled_time).total_seconds())
         if pulse.messages:  # only what was waited for is worth an object of its own
             await SetupLog(self._store, attempt.task_id, attempt.attempt).say(*pulse.messages)
         self._fault("schedule.said")
@@ -155,9 +162,17 @@ class TaskActivities:
         end = TaskEnd(status="failed", reason=reason, message=error.message[:500], began=False, ended_at=_now())
         said = [error.message, error.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=None, end=end, setup=said)
+        self._phase("queue", (_now() - activity.info().scheduled_time).total_seconds(), end.status)
         return failed_task(end)
 
     # fetch
+
+    async def _care(self, request: FetchTask, task: TaskPlan, pulse: Pulse) -> tuple[Ended, bool]:
+        self._metrics.caretaker(self._executor.name, 1)
+        try:
+            return await self._follow(request, task, pulse)
+        finally:
+            self._metrics.caretaker(self._executor.name, -1)
 
     async def _follow(self, request: FetchTask, task: TaskPlan, pulse: Pulse) -> tuple[Ended, bool]:
         """How main ended, and whether it was us who ended it."""
@@ -219,7 +234,22 @@ class TaskActivities:
         said = list(dict.fromkeys(said))
         sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said)
         self._fault("fetch.sealed")
+        self._measure(ended, manifest, sealed.end)
         return sealed.end  # another caretaker's, where that one was first
+
+    def _phase(self, phase: Phase, seconds: float, result: str = "") -> None:
+        self._metrics.phase(phase, seconds, executor=self._executor.name, result=result)
+
+    def _measure(self, ended: Ended, manifest: Manifest | None, end: TaskEnd) -> None:
+        """The phases in the pod, as far as somebody noted both ends, its log and its caches."""
+        edges = (ended.created_at, ended.placed_at, ended.started_at, end.started_at, end.ended_at, ended.ended_at)
+        names: tuple[Phase, ...] = ("schedule", "pull", "start", "run", "drain")
+        for phase, since, until in zip(names, edges, edges[1:], strict=False):
+            if since is not None and until is not None:
+                self._phase(phase, (until - since).total_seconds())
+        self._metrics.log(self._executor.name, end.log_bytes, _gap(manifest, end))
+        for record in manifest.caches if manifest else ():
+            self._metrics.cache(record.outcome)
 
     async def _manifest(self, attempt: TaskAttempt) -> Manifest | None:
         """What the agent left, after what it could not do itself: caches that it has brought become entries."""
@@ -241,23 +271,36 @@ class TaskActivities:
     # delete
 
     async def _delete(self, request: DeleteTask) -> None:
+        began_s = time.monotonic()
         if request.pod is not None:
             await self._executor.delete(request.pod)
+            self._phase("delete", time.monotonic() - began_s)
             return
         began = not await self._close(request.attempt)
         await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
-        await self._seal_unfetched(request, began=began)
+        if result := await self._seal_unfetched(request, began=began):
+            self._phase("delete", time.monotonic() - began_s, result)
 
-    async def _seal_unfetched(self, request: DeleteTask, *, began: bool) -> None:
-        """The last word on an attempt that no `fetch_task` saw: whatever it wrote, and why it ended."""
+    async def _seal_unfetched(self, request: DeleteTask, *, began: bool) -> str:
+        """The last word on an attempt that no `fetch_task` saw: what it wrote, why it ended. Gives its result."""
         attempt = request.attempt
         if await load_seal(self._store, attempt.task_id, attempt.attempt) is not None:
-            return
+            return ""
         end = request.end or TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False)
         end = end.model_copy(update={"began": began, "ended_at": _now()})
         manifest = await self._manifest(attempt)
         said = [end.message or end.reason.sentence, end.reason.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
+        return end.status
+
+
+def _gap(manifest: Manifest | None, end: TaskEnd) -> Gap | None:
+    """Why the log is not whole. Where no step began there was nothing to keep."""
+    if end.log_complete or not end.began:
+        return None
+    if manifest is None:
+        return "agent lost"
+    return "cap" if manifest.seal == "complete" else "cut short"
 
 
 def _owner() -> str:

@@ -297,7 +297,7 @@ async def _at_once(work: Callable[[], Awaitable[None]]) -> None:
 
 async def _writes(api: Api) -> float:
     """Requests so far that make, change or delete pods and secrets, by the API server's own count."""
-    text = await api.metrics()
+    text = await api.server_metrics()
     return sum(float(count) for _, _, count in _WRITES.findall(text))
 
 

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
 
     ui: str = ""  # address of the Temporal UI, for links; "" = known only for servers of this machine
 
+    metrics_address: str = ""  # HOST:PORT where workers serve /metrics, /healthz and /readyz; "" = nowhere
+
     store: Literal["posix", "posixflat", "s3"] = "posix"
     store_folder: Path | None = None  # posix; None = `state`/store
 

@@ -24,6 +24,7 @@ from activities.task import TaskActivities
 from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.executors.open import open_executor
+from runyard.metrics import NO_METRICS, Metrics
 from runyard.settings import Settings
 from runyard.spec.cleanup import DAY_S, Retention
 from runyard.spec.group import LINES_QUEUE, NO_CAPS, Caps
@@ -49,6 +50,7 @@ async def serve(
     *,
     runs: bool = True,
     executors: Sequence[str] = ("local",),
+    metrics: Metrics = NO_METRICS,
     ready: asyncio.Event | None = None,
 ) -> None:
     """Serve until cancelled; then let go of what runs, which others adopt.
@@ -58,7 +60,7 @@ async def serve(
     store = open_store(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
-        opened = [open_executor(name, settings) for name in executors]
+        opened = [open_executor(name, settings, metrics=metrics) for name in executors]
         for executor in opened:
             stack.push_async_callback(executor.close)
         if runs:
@@ -71,6 +73,7 @@ async def serve(
             log_bytes=settings.log_bytes,
             caps=Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs),
             retention=retention_of(settings),
+            metrics=metrics,
             looked_after=[*executors, settings.executor, *settings.cleanup_executors],
         ):
             await stack.enter_async_context(worker)
@@ -89,6 +92,7 @@ def build_workers(
     caps: Caps = NO_CAPS,
     retention: Retention | None = None,
     looked_after: Sequence[str] = (),
+    metrics: Metrics = NO_METRICS,
     fault: Fault = no_fault,
     runner: WorkflowRunner = RUNNER,
 ) -> list[Worker]:
@@ -98,10 +102,10 @@ def build_workers(
     """
     names = [*(executor.name for executor in executors), *looked_after]
     cleanup = CleanupActivities(store, client, retention=retention or Retention(), executors=names)
-    run = RunActivities(store, caps=caps, fault=fault)
+    run = RunActivities(store, caps=caps, metrics=metrics, fault=fault)
     workers = [_run_worker(client, run, cleanup, runner)] if runs else []
     for executor in executors:
-        tasks = TaskActivities(store, executor, log_bytes=log_bytes, fault=fault)
+        tasks = TaskActivities(store, executor, log_bytes=log_bytes, metrics=metrics, fault=fault)
         workers.append(
             Worker(
                 client,
@@ -110,7 +114,7 @@ def build_workers(
                     tasks.schedule_task,
                     tasks.fetch_task,
                     tasks.delete_task,
-                    ReapActivities(executor, client).reap_pods,
+                    ReapActivities(executor, client, metrics=metrics).reap_pods,
                 ],
                 max_concurrent_activities=LONG_TASKS,
             )

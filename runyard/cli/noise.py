@@ -22,18 +22,25 @@ def quiet() -> None:
     _tell_core("ERROR")
 
 
-def to_stderr() -> None:
-    """Warnings, a line each: for a process that serves, where stderr is its log."""
+def to_stderr(*, metrics: str = "") -> None:
+    """Warnings, a line each: for a process that serves, where stderr is its log. ``metrics``: see _tell_core."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    _tell_core("WARN")
+    _tell_core("WARN", metrics=metrics)
 
 
-def _tell_core(level: str) -> None:
-    """The SDK's native part prints by itself; it is told before the first connection."""
-    from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+def _tell_core(level: str, *, metrics: str = "") -> None:
+    """The SDK's native part prints, and at the address ``metrics`` counts; it is told before it connects."""
+    from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
     told = TelemetryFilter(core_level=level, other_level="ERROR")
-    runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=told)))
+    served = (
+        PrometheusConfig(
+            bind_address=metrics, counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True
+        )
+        if metrics
+        else None
+    )
+    runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=told), metrics=served))
     Runtime.set_default(runtime, error_if_already_set=False)

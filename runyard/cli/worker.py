@@ -1,7 +1,8 @@
 """`runyard worker`: serve a Temporal namespace that somebody else runs."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from runyard.cli.ours import require_ours
 from runyard.cli.signals import Interrupts, interrupts
 
 if TYPE_CHECKING:
+    from runyard.metrics import Metrics
     from runyard.settings import Settings
 
 
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
 @click.option(
     "--executor", "--queue", "executors", multiple=True, help="Serve the queue of this executor. May be repeated."
 )
+@click.option("--metrics-address", help="Serve metrics and probes at HOST:PORT (RUNYARD_METRICS_ADDRESS).")
 @options.connection
 def worker(
     *,
     runs: bool | None,
     executors: tuple[str, ...],
+    metrics_address: str | None,
     address: str | None,
     namespace: str | None,
     state: Path | None,
@@ -38,8 +42,9 @@ def worker(
     Without options: runs, and the executor of the settings. `--runs` alone: runs and no executor.
     """
     require_ours()
-    to_stderr()
     settings = options.load_settings(state=state)
+    if metrics_address is not None:
+        settings = settings.model_copy(update={"metrics_address": metrics_address})
     names = [name.removeprefix("runyard-") for name in executors]
     if not names and not runs:
         names = [settings.executor]
@@ -53,17 +58,41 @@ async def _serve(
     from runyard.temporal import connect
     from workers.serve import serve
 
-    with interrupts() as asked:
+    ready = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        asked = stack.enter_context(interrupts())
+        metrics = await stack.enter_async_context(_measured(settings, executors, ready))
         client = await connect(address=address, namespace=namespace)
-        ready = asyncio.Event()
         where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
         work = {
-            "worker": serve(client, settings, runs=runs, executors=executors, ready=ready),
+            "worker": serve(client, settings, runs=runs, executors=executors, metrics=metrics, ready=ready),
             "greeting": _greet(ready, [*(["runs"] if runs else []), *executors], where),
             "stop": _stop(asked),
         }
         await until_first({name: asyncio.create_task(each) for name, each in work.items()})
     return Exit.SUCCESS
+
+
+@asynccontextmanager
+async def _measured(
+    settings: "Settings", executors: Sequence[str], ready: asyncio.Event
+) -> AsyncIterator["Metrics"]:
+    """Metrics and probes while the block runs, where the settings ask for them; before there is a connection."""
+    from runyard.metrics import NO_METRICS
+
+    if not settings.metrics_address:
+        to_stderr()
+        yield NO_METRICS
+        return
+    from workers.metrics import PrometheusMetrics
+    from workers.pages import choose_loopback, serve_pages
+
+    core, metrics = choose_loopback(), PrometheusMetrics()
+    to_stderr(metrics=core)
+    for name in executors:
+        metrics.serves(name)
+    async with serve_pages(settings.metrics_address, metrics, core=core, ready=ready.is_set):
+        yield metrics
 
 
 async def _greet(ready: asyncio.Event, served: Sequence[str], where: str) -> None:

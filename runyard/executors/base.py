@@ -88,6 +88,8 @@ class Ended:
     reason: Reason | None = None
     message: str = ""
     receipt: str = ""
+    created_at: datetime | None = None  # of the pod, and when it had a node: where the executor is told
+    placed_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     node: str = ""

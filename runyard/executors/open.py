@@ -4,13 +4,14 @@ import re
 
 from runyard.errors import ConfigError
 from runyard.executors.base import Executor
+from runyard.metrics import NO_METRICS, Metrics
 from runyard.settings import Settings
 
 LATER = ("docker",)
 QUEUE = re.compile(r"kubernetes-[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
-def open_executor(name: str, settings: Settings) -> Executor:
+def open_executor(name: str, settings: Settings, *, metrics: Metrics = NO_METRICS) -> Executor:
     """The executor of that name. Raises ConfigError for one that is not there.
 
     `kubernetes-NAME` is the same as `kubernetes` on a queue of its own: a second cluster, namespace or pool of
@@ -32,13 +33,13 @@ def open_executor(name: str, settings: Settings) -> Executor:
 
         return MemoryExecutor()
     if name == "kubernetes" or QUEUE.fullmatch(name):
-        return _open_kubernetes(name, settings)
+        return _open_kubernetes(name, settings, metrics)
     if name in LATER:
         raise ConfigError(f"the executor {name!r} is not part of this version; `local` runs tasks on this machine")
     raise ConfigError(f"no executor {name!r}; there are: kubernetes, kubernetes-NAME, local, memory")
 
 
-def _open_kubernetes(name: str, settings: Settings) -> Executor:
+def _open_kubernetes(name: str, settings: Settings, metrics: Metrics) -> Executor:
     try:
         from runyard.executors.kubernetes.executor import KubernetesExecutor
     except ModuleNotFoundError as error:
@@ -76,4 +77,5 @@ def _open_kubernetes(name: str, settings: Settings) -> Executor:
         namespace=settings.kubernetes_namespace,
         pods=settings.kubernetes_pods,
         patience=Patience(pull_s=settings.kubernetes_pull_patience_s),
+        metrics=metrics,
     )

@@ -27,6 +27,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from runyard.errors import ClusterUnavailable, ConfigError
 from runyard.executors.kubernetes import fields
+from runyard.metrics import NO_METRICS, Metrics
 
 _REQUEST_S = 15.0
 _PATIENCE_S = 60.0  # how long a request is tried again; whoever asked may ask again after that
@@ -49,7 +50,8 @@ class Refused(Exception):
 class Api:
     """One namespace of one cluster. ``skew_s`` is how far its clock is ahead of ours."""
 
-    def __init__(self, client: ApiClient, namespace: str) -> None:
+    def __init__(self, client: ApiClient, namespace: str, metrics: Metrics = NO_METRICS) -> None:
+        self.metrics = metrics
         self.namespace = namespace
         self.server = str(client.configuration.host)
         self.requests: Counter[str] = Counter()  # by verb and kind: what benchmarks and metrics read
@@ -58,7 +60,9 @@ class Api:
         self._base = f"/api/v1/namespaces/{quote(namespace, safe='')}"
 
     @classmethod
-    async def open(cls, *, kubeconfig: Path | None, context: str, namespace: str) -> "Api":
+    async def open(
+        cls, *, kubeconfig: Path | None, context: str, namespace: str, metrics: Metrics = NO_METRICS
+    ) -> "Api":
         """Raises ConfigError where no cluster is configured or its configuration cannot be read."""
         configuration = Configuration()
         configuration.retries = False
@@ -66,7 +70,7 @@ class Api:
             named = await _configure(configuration, kubeconfig, context)
         except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"the configuration of the cluster cannot be used: {error}") from error
-        return cls(ApiClient(configuration), namespace or named or "default")
+        return cls(ApiClient(configuration), namespace or named or "default", metrics)
 
     async def close(self) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]
@@ -96,7 +100,7 @@ class Api:
         asked = {"limit": str(limit), **query, **({"continue": token} if token else {})}
         return await self._ask("GET", kind, query=asked)
 
-    async def metrics(self) -> str:
+    async def server_metrics(self) -> str:
         """The API server's own count of everything, where we may read it."""
         response = await self._send("GET", f"{self.server}/metrics", None, aiohttp.ClientTimeout(total=_REQUEST_S))
         async with response:
@@ -173,8 +177,13 @@ class Api:
         if verb == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], url, verb, body)
-        wrapped = await self._client.call_api(verb, url, headers, body, _request_timeout=limit)
+        try:
+            wrapped = await self._client.call_api(verb, url, headers, body, _request_timeout=limit)
+        except _NO_ANSWER:
+            self.metrics.request(verb, "none")
+            raise
         response: aiohttp.ClientResponse = wrapped.response
+        self.metrics.request(verb, str(response.status))
         self._hear_clock(response.headers.get("Date", ""))
         return response
 

@@ -28,6 +28,7 @@ from runyard.executors.kubernetes.fields import Json
 from runyard.executors.kubernetes.room import NoRoom, Room
 from runyard.executors.kubernetes.verdict import Patience, Verdict, cannot_begin, judge
 from runyard.executors.kubernetes.watch import Seen, Watch, main_ended
+from runyard.metrics import NO_METRICS, Metrics
 from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret, RegistryAuth, TaskPlan
 from runyard.spec.run import PodRef
@@ -52,8 +53,10 @@ class KubernetesExecutor:
         namespace: str = "",
         pods: int | None = None,
         patience: Patience = Patience(),  # noqa: B008
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.name = name
+        self._metrics = metrics
         self._rules = rules
         self.namespace = namespace
         self._kubeconfig, self._context = kubeconfig, context
@@ -88,7 +91,12 @@ class KubernetesExecutor:
     async def _open(self) -> tuple[Api, Watch, Room]:
         async with self._opening:
             if self._opened is None:
-                api = await Api.open(kubeconfig=self._kubeconfig, context=self._context, namespace=self.namespace)
+                api = await Api.open(
+                    kubeconfig=self._kubeconfig,
+                    context=self._context,
+                    namespace=self.namespace,
+                    metrics=self._metrics,
+                )
                 watch = Watch(api, freed=lambda: room.look_again())
                 room = Room(self._slots, watch.live)
                 watch.start()

@@ -144,6 +144,8 @@ def _terminated(body: Json, main: _Container, gone: bool) -> Verdict:
         exit_code=code,
         signal=code - 128 if code in _SIGNALS and not sealed and code is not None else None,
         receipt=receipt,
+        created_at=fields.moment(body, "metadata", "creationTimestamp"),
+        placed_at=_placed(body),
         started_at=_when(end, "startedAt"),
         ended_at=_when(end, "finishedAt"),
         node=_node(body),
@@ -155,6 +157,12 @@ def _terminated(body: Json, main: _Container, gone: bool) -> Verdict:
         return _over(ended)
     message = "main has ended, and its agent stores what it left"
     return _over(ended, patience_s=SEAL_S, fault="sealing", message=message, begun=True)
+
+
+def _placed(body: Json) -> datetime | None:
+    conditions = fields.parts(body, "status", "conditions")
+    placed = (each for each in conditions if fields.text(each, "type") == "PodScheduled")
+    return next((_when(each, "lastTransitionTime") for each in placed), None)
 
 
 def _when(end: Json, key: str) -> datetime | None:

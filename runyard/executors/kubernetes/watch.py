@@ -200,6 +200,7 @@ class Watch:
         }
         async for event in self._api.watch("pods", idle_s=_IDLE_S, query=query):
             self._pause_s, self.trouble = _PAUSE_S, ""
+            self._api.metrics.heard("kubernetes")
             self._take(fields.text(event, "type"), fields.part(event, "object"))
 
     def _take(self, kind: str, body: Json) -> None:
