@@ -27,7 +27,6 @@ from runyard.store.open import open_store
 pytestmark = pytest.mark.kubernetes
 
 GONE_S = 60
-EAT = "python3 -c 'b = bytearray(400 << 20)'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +46,6 @@ class Row:
 ROWS = {
     "code": Row(reason=Reason.EXIT_CODE, command="exit 7", says="exit code 7", remedy="step's log", log=True),
     "signal": Row(reason=Reason.EXIT_CODE, command="kill -9 $$", says="137", remedy="step's log", log=True),
-    "oom-child": Row(
-        reason=Reason.OOM_KILLED,
-        command=EAT,
-        says="memory",
-        remedy="memory",
-        more={"resources": {"memory": "64Mi"}},
-    ),
     "missing": Row(reason=Reason.IMAGE_PULL, image="lab.local/none:1", says="lab.local/none:1", remedy="registry"),
     "name": Row(
         reason=Reason.INVALID_IMAGE_NAME, image="lab.local/UP:1", says="lab.local/UP:1", remedy="run file"
