@@ -61,6 +61,9 @@ DELETE_AT_ONCE = 50
 DELETES = 100
 """So many deletes at most are under way: at 2,000 activities of all kinds a run would be stuck, without a word."""
 
+SHOWN_FILE = 16 << 10
+"""A run file of more characters is not carried from execution to execution."""
+
 FAILED_NAMES = 20
 """So many names of failed tasks go into the search attribute."""
 
@@ -195,7 +198,7 @@ class RunWorkflow(RunMessages):
             if self._is_long():
                 await self._calm_down()
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                workflow.continue_as_new(args=[request, board.carry()])
+                workflow.continue_as_new(args=[_without_file(request), board.carry()])
             self._woken = False
             await workflow.wait_condition(lambda: self._woken)
             if self._bug is not None:
@@ -425,6 +428,14 @@ class RunWorkflow(RunMessages):
             await work
         except Exception as error:
             self._bug, self._woken = error, True
+
+
+def _without_file(request: Any) -> Any:
+    """What the next execution shows as its argument: not a large run file, which nobody reads a second time."""
+    file = request.get("file") if isinstance(request, dict) else None
+    if file is None or len(file if isinstance(file, str) else json.dumps(file)) <= SHOWN_FILE:
+        return request
+    return {**request, "file": "… see the first execution of this run"}
 
 
 def _fit(text: str, limit_bytes: int) -> str:
