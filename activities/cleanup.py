@@ -34,7 +34,7 @@ from activities.signatures import (
 from activities.statuses import Statuses
 from runyard.errors import InvalidRequest, NotFound, RunyardError, ServerUnavailable
 from runyard.executors.base import Executor, PodSeen
-from runyard.records.cachesweep import expire_caches
+from runyard.records.cachesweep import UNFINISHED_S, expire_caches
 from runyard.records.expiry import How, Page, expire_item, expire_items, expire_run, expire_runs
 from runyard.records.fates import Judge, Rules, RunStatus
 from runyard.records.runs import read_plan
@@ -43,6 +43,7 @@ from runyard.records.survey import find_cutoffs, find_oldest
 from runyard.spec.cleanup import (
     CLEANUP,
     EXAMPLES,
+    CleanupKind,
     CleanupReport,
     CleanupRequest,
     Retention,
@@ -60,6 +61,9 @@ TURN_S: Final = 120.0
 BEAT_S: Final = 5.0
 AT_ONCE: Final = 32
 PODS_AT_ONCE: Final = 200
+LAST_KIND: Final[CleanupKind] = "caches"
+"""With it goes what belongs to no kind: one of its own would be a command that cleanups under way do not know."""
+
 OPEN_PODS, YOUNG_PODS = "pods of open runs", "pods within the grace period"
 
 
@@ -117,6 +121,8 @@ class CleanupActivities:
                 beat.details = done
                 if time.monotonic() > deadline:
                     return done
+            if request.kind == LAST_KIND and not request.rules.request.dry_run:
+                done = done.model_copy(update={"report": done.report.plus(await self._discard_unfinished())})
         return done.model_copy(update={"cursor": None})
 
     @activity.defn(name=REMOVE_RUN)
@@ -137,6 +143,11 @@ class CleanupActivities:
         return report
 
     # inside
+
+    async def _discard_unfinished(self) -> CleanupReport:
+        """What killed writers left half-written: in a bucket it is in no listing, and is paid for."""
+        number = await self._store.discard_unfinished(older_than_s=UNFINISHED_S)
+        return CleanupReport(deleted={"unfinished writes": Tally(items=number)} if number else {})
 
     async def _pages(self, request: Clean, cursor: str) -> AsyncIterator[Page]:
         rules, how, store = request.rules, _how(request.rules), self._store

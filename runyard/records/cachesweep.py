@@ -7,7 +7,7 @@ the order, record before archive, in which nobody is sent to an archive that is 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
-from runyard.records.caches import CacheEntry, list_caches, list_groups
+from runyard.records.caches import RECORD, USED, CacheEntry, list_caches, list_groups, list_leftovers
 from runyard.records.expiry import AFTER_ALL, How, Ledger, Page
 from runyard.records.sharing import release
 from runyard.spec.cleanup import Retention
@@ -15,8 +15,9 @@ from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore
 
 YOUNG = "caches in use"
-UNFINISHED_S = 24 * 3600.0
-"""So long a writer may take between an archive and its record."""
+UNFINISHED_S = 8 * 24 * 3600.0
+"""So long a writer may take between an archive and its record: in pods that is as long as the rest of the task,
+and no signature of an agent's lasts longer than a week."""
 
 
 async def expire_caches(
@@ -34,19 +35,20 @@ async def _expire_group(store: ObjectStore, group: str, retention: Retention, ho
     prefix = paths.cache_group(group)
     infos = {info.key.removeprefix(prefix): info async for info in store.list(prefix)}
     entries = sorted(await list_caches(store, group), key=lambda entry: entry.used, reverse=True)
-    whole = [entry for entry in entries if _record(entry) in infos]
+    whole = [entry for entry in entries if _stem(entry) + RECORD in infos]
     room = retention.cache_bytes
     for entry in whole:
         room = None if room is None else room - entry.size
         if _is_old(entry.used, retention.caches_s, now) or (room is not None and room < 0):
-            parts = [infos[name] for name in (_record(entry), entry.file) if name in infos]
+            names = (_stem(entry) + RECORD, entry.file, _stem(entry) + USED)
+            parts = [infos[name] for name in names if name in infos]
             await _remove(store, f"{group} {entry.key}", parts, ledger, how)
         else:
             ledger.kept(YOUNG)
-    in_use = {name for entry in whole for name in (_record(entry), entry.file)}
-    for name, info in infos.items():
-        if name not in in_use and _is_old(info.modified_at, UNFINISHED_S, now):
-            await _remove(store, f"{group} {name}", [info], ledger, how)
+    halves = [infos[entry.file] for entry in entries if entry not in whole and entry.file in infos]
+    for info in [*halves, *await list_leftovers(store, group)]:
+        if _is_old(info.modified_at, UNFINISHED_S, now):
+            await _remove(store, f"{group} {info.key.removeprefix(prefix)}", [info], ledger, how)
     return ledger
 
 
@@ -56,8 +58,8 @@ async def _remove(store: ObjectStore, name: str, parts: list[ObjectInfo], ledger
     ledger.gone(name, objects=len(parts), size_bytes=sum(info.size for info in parts))
 
 
-def _record(entry: CacheEntry) -> str:
-    return f"{paths.escape(entry.key)}.json"
+def _stem(entry: CacheEntry) -> str:
+    return paths.escape(entry.key)
 
 
 def _is_old(at: datetime, limit_s: float | None, now: datetime) -> bool:
