@@ -44,6 +44,7 @@ from runyard.records.survey import find_cutoffs, find_oldest
 from runyard.spec.cleanup import (
     CLEANUP,
     EXAMPLES,
+    CleanupKind,
     CleanupReport,
     CleanupRequest,
     Retention,
@@ -61,6 +62,9 @@ TURN_S: Final = 120.0
 BEAT_S: Final = 5.0
 AT_ONCE: Final = 32
 PODS_AT_ONCE: Final = 200
+LAST_KIND: Final[CleanupKind] = "caches"
+"""With it goes what belongs to no kind: one of its own would be a command that cleanups under way do not know."""
+
 OPEN_PODS, YOUNG_PODS = "pods of open runs", "pods within the grace period"
 
 
@@ -118,10 +122,8 @@ class CleanupActivities:
                 beat.details = done
                 if time.monotonic() > deadline:
                     return done
-            if request.kind == "caches" and not request.rules.request.dry_run:
-                left = Tally(items=await self._store.discard_unfinished(older_than_s=UNFINISHED_S))
-                found = {"unfinished writes": left} if left.items else {}
-                done = Cleaned(report=done.report.plus(CleanupReport(deleted=found)))
+            if request.kind == LAST_KIND and not request.rules.request.dry_run:
+                done = done.model_copy(update={"report": done.report.plus(await self._discard_unfinished())})
         return done.model_copy(update={"cursor": None})
 
     @activity.defn(name=REMOVE_RUN)
@@ -142,6 +144,11 @@ class CleanupActivities:
         return report
 
     # inside
+
+    async def _discard_unfinished(self) -> CleanupReport:
+        """What killed writers left half-written: in a bucket it is in no listing, and is paid for."""
+        number = await self._store.discard_unfinished(older_than_s=UNFINISHED_S)
+        return CleanupReport(deleted={"unfinished writes": Tally(items=number)} if number else {})
 
     async def _pages(self, request: Clean, cursor: str) -> AsyncIterator[Page]:
         rules, how, store = request.rules, _how(request.rules), self._store

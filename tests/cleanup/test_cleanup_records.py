@@ -16,6 +16,7 @@ from runyard.records import expiry
 from runyard.records.cachesweep import expire_caches
 from runyard.records.expiry import How
 from runyard.records.fates import OPEN, PINNED, UNKNOWN, UNREADABLE, YOUNG, RunStatus
+from runyard.records.podcaches import CacheFacts
 from runyard.records.runs import write_runids
 from runyard.records.sharing import claim_kept, sweep
 from runyard.settings import Settings
@@ -353,3 +354,25 @@ async def test_a_cache_of_pods_lives_by_its_last_use(tmp_path: Path) -> None:
     async for _ in expire_caches(store, Retention(caches_s=3600), How(), now=NOW):
         pass
     assert await keys(store, "caches/pods") == []
+
+
+async def test_caches_of_pods_keep_their_use_and_leave_nothing(folder_store: ObjectStore) -> None:
+    """The mark of a use is no debris; an archive that waits for its task's end has a week for it."""
+    store, archive = folder_store, f"k!{'0' * 16}.tar.zst"
+    facts = CacheFacts(key="k", file=archive, size=1, sha256="0")
+    for name, data in ((archive, b"x"), ("k.json", facts.model_dump_json().encode()), ("k.used", b"")):
+        await store.put(f"caches/g/{name}", data)
+    waiting = f"caches/g/k!{'1' * 16}.tar.zst"
+    await store.put(waiting, b"y")
+
+    async def sweep_after(days: float) -> None:
+        async for _ in expire_caches(store, Retention(), How(), now=NOW + timedelta(days=days)):
+            pass
+
+    await sweep_after(7)
+    assert len(await keys(store)) == 4
+    await sweep_after(9)
+    assert waiting not in await keys(store)
+    assert len(await keys(store)) == 3
+    await sweep_after(31)
+    assert await keys(store) == []

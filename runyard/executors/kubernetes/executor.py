@@ -123,7 +123,10 @@ class KubernetesExecutor:
 
         for _ in range(_TRIES):
             known = watch.named(launch.name)
-            seen, made = (known, False) if known is not None else await room.take(make, report)
+            if known is not None:
+                seen, made = known, False
+            else:
+                seen, made = await room.take(make, report, priority=launch.priority, owner=launch.run_owner)
             try:
                 await self._have_secret(api, pod.build_secret(launch, seen.uid, auths=auths), seen)
                 if made:

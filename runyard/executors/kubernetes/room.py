@@ -1,4 +1,4 @@
-"""Room in the cluster: who waits for it waits in turn.
+"""Room in the cluster: who waits for it waits in line (see runyard.executors.line).
 
 Two things may leave no room: our own cap on live pods, which is counted in what the watch sees (a count of our
 own would leak with every worker that dies), and a quota, which only a try can tell. So the head of the line
@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from runyard.executors.base import Progress, Report
+from runyard.executors.line import Line, Place
 
 T = TypeVar("T")
 
@@ -33,14 +34,16 @@ class Room:
         self._live = live
         self._making = 0
         self._waiting = 0
-        self._line = asyncio.Lock()
+        self._line = Line()
         self._freed = asyncio.Event()
 
     def look_again(self) -> None:
         """A pod has ended or gone."""
         self._freed.set()
 
-    async def take(self, make: Callable[[], Awaitable[T]], report: Report) -> T:
+    async def take(
+        self, make: Callable[[], Awaitable[T]], report: Report, *, priority: int = 3, owner: str = ""
+    ) -> T:
         """The answer of ``make``, once there is room for it. It raises NoRoom where a quota has none."""
         if not self._waiting:
             try:
@@ -51,19 +54,25 @@ class Room:
             report(_waits("others are before it"))
         self._waiting += 1
         try:
-            async with self._line:
-                return await self._try_until_done(make, report)
+            async with self._line.place(priority=priority, owner=owner) as place:
+                return await self._try_until_done(make, place, report)
         finally:
             self._waiting -= 1
 
-    async def _try_until_done(self, make: Callable[[], Awaitable[T]], report: Report) -> T:
+    async def _try_until_done(self, make: Callable[[], Awaitable[T]], place: Place, report: Report) -> T:
         pause_s = _LOOK_S
         while True:
+            if not place.is_first.is_set():  # somebody urgent may have come while this one waited
+                report(_waits("others are before it"))
+                await place.first()
             self._freed.clear()
             try:
-                return await self._try(make)
+                made = await self._try(make)
             except NoRoom as error:
                 report(_waits(str(error)))
+            else:
+                place.serve()
+                return made
             try:
                 await asyncio.wait_for(self._freed.wait(), pause_s * random.uniform(0.8, 1.2))
                 await asyncio.sleep(_AFTER_EVENT_S)  # the quota hears of it a little later than we
