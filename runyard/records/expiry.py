@@ -12,7 +12,7 @@ from datetime import datetime
 
 from runyard.errors import Corrupt, NotFound
 from runyard.records.bounded import for_each
-from runyard.records.ended import complete_index, delete_entry
+from runyard.records.ended import delete_entry
 from runyard.records.fates import UNREADABLE, Judge
 from runyard.records.runs import read_result
 from runyard.records.sharing import Deleted, Found, Pace, no_pace, release, sweep, walk
@@ -99,9 +99,7 @@ async def expire_item(store: ObjectStore, kind: SharedKind, item: str, judge: Ju
 
 
 async def expire_runs(store: ObjectStore, judge: Judge, how: How, *, start_after: str = "") -> AsyncIterator[Page]:
-    """Delete the records of runs that are over; those that stay are then all in the index."""
-    if not how.dry_run and not start_after:
-        await complete_index(store)
+    """Delete the records of runs that are over."""
     page: dict[str, list[ObjectInfo]] = {}
     async for info in store.list(paths.RUNS, start_after=start_after):
         run_id = paths.unescape(info.key.split("/")[1])
