@@ -36,6 +36,7 @@ from runyard.errors import InvalidRequest, NotFound, RunyardError, ServerUnavail
 from runyard.executors.base import Executor, PodSeen
 from runyard.metrics import NO_METRICS, Metrics
 from runyard.records.cachesweep import UNFINISHED_S, expire_caches
+from runyard.records.ended import complete_index
 from runyard.records.expiry import How, Page, expire_item, expire_items, expire_run, expire_runs
 from runyard.records.fates import Judge, Rules, RunStatus
 from runyard.records.runs import read_plan
@@ -155,6 +156,8 @@ class CleanupActivities:
         if request.kind == "caches":
             pages = expire_caches(store, rules.retention, how, now=rules.now, start_after=cursor)
         elif request.kind == "runs":
+            if not how.dry_run and not cursor:
+                await complete_index(store)
             pages = expire_runs(store, self._judge(rules), how, start_after=cursor)
         else:
             pages = expire_items(store, request.kind, self._judge(rules), how, start_after=cursor)

@@ -139,6 +139,7 @@ class Board:
             project=prepared.project,
             executor=prepared.executor,
             trigger=prepared.trigger,
+            owner=prepared.owner,
             created_at=self.clock.created_at,
             ended_at=now if done else None,
             counts=self.counts(),

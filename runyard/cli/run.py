@@ -1,5 +1,9 @@
 """`runyard run`: find, follow and decide runs. How they are started is a module of its own."""
 
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +19,7 @@ from runyard.cli.start import start
 from runyard.spec.run import TaskView
 
 if TYPE_CHECKING:
-    from runyard.client import Phase, Run, Runyard
+    from runyard.client import Phase, Run, RunPage, Runyard
 
 
 @click.group()
@@ -29,6 +33,15 @@ def run() -> None:
 @click.option("--failed", "phase", flag_value="failed", help="Those that failed.")
 @click.option("--project", default="", help="Of this project.")
 @click.option("--group", default="", help="Of this group.")
+@click.option("--below", default="", help="Of this group and all below it.")
+@click.option("--owner", default="", help="Of this owner.")
+@click.option("--trigger", default="", help="Started by this.")
+@click.option("--since", type=click.DateTime(), help="Started since then (UTC).")
+@click.option("--text", default="", help="With this in the id, the name or the cause.")
+@click.option("--success", "phase", flag_value="success", help="Those that succeeded.")
+@click.option("--cancelled", "phase", flag_value="cancelled", help="Those that were cancelled.")
+@click.option("--after", default="", help="Go on here: `next` of the page before (-o json).")
+@click.option("--count", is_flag=True, help="Only how many, by result; goes through all of them.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=30, show_default=True, help="At most so many.")
 @options.connection
 @options.output
@@ -37,25 +50,73 @@ def list_(
     phase: "Phase | None",
     project: str,
     group: str,
+    below: str,
+    owner: str,
+    trigger: str,
+    since: datetime | None,
+    text: str,
+    after: str,
+    count: bool,
     limit: int,
     address: str | None,
     namespace: str | None,
     state: Path | None,
     output: str,
 ) -> int:
-    """The newest runs first. Without a server: those that the store remembers."""
+    """Open runs first, then those that ended last. Without a server: those that the store remembers."""
+    since = since and since.replace(tzinfo=UTC)
 
     async def act(yard: "Runyard") -> int:
-        views = await yard.list(phase=phase, project=project, group=group, limit=limit)
-        if output == "json":
-            print_json([view.model_dump(mode="json", exclude={"tasks"}) for view in views])
-        else:
-            from runyard.cli.tables import print_runs
+        from runyard.cli.tables import print_counts, print_runs
 
-            print_runs(views)
+        def page(limit: int, after: str) -> "Awaitable[RunPage]":
+            return yard.page(
+                phase=phase,
+                project=project,
+                group=group,
+                below=below,
+                owner=owner,
+                trigger=trigger,
+                since=since,
+                text=text,
+                limit=limit,
+                after=after,
+            )
+
+        if count:
+            counts = await _count(page)
+            print_json(counts) if output == "json" else print_counts(counts)
+            return Exit.SUCCESS
+        shown = await _fill(page, limit, after)
+        if output == "json":
+            runs = [view.model_dump(mode="json", exclude={"tasks"}) for view in shown.runs]
+            print_json({"runs": runs, "next": shown.next})
+        else:
+            print_runs(shown.runs)
         return Exit.SUCCESS
 
     return with_yard(act, address=address, namespace=namespace, state=state, offline=True)
+
+
+async def _fill(page: "Callable[[int, str], Awaitable[RunPage]]", limit: int, after: str) -> "RunPage":
+    """So many runs as are asked for, where a page was short."""
+    found = await page(limit, after)
+    while found.next and len(found.runs) < limit:
+        more = await page(limit - len(found.runs), found.next)
+        found = replace(more, runs=(*found.runs, *more.runs))
+    return found
+
+
+async def _count(page: "Callable[[int, str], Awaitable[RunPage]]") -> dict[str, int]:
+    from runyard.cli.tables import state_of
+
+    counts: Counter[str] = Counter()
+    after, more = "", True
+    while more:
+        found = await page(500, after)
+        counts.update(state_of(view) for view in found.runs)
+        after, more = found.next, bool(found.next)
+    return dict(sorted(counts.items()))
 
 
 @run.command()

@@ -1,6 +1,6 @@
 """`run list` and `run show` for people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from runyard.cli import render
@@ -16,6 +16,14 @@ def print_runs(views: Iterable[RunView]) -> None:
     console = open_console()
     rows = list(table(views, now=datetime.now(UTC)))
     console.lines(rows) if len(rows) > 1 else console.text("no runs")
+
+
+def print_counts(counts: Mapping[str, int]) -> None:
+    console = open_console()
+    for word, number in counts.items():
+        console.text(f"{word}  {number:,}")
+    if not counts:
+        console.text("no runs")
 
 
 def table(views: Iterable[RunView], *, now: datetime) -> list[Line]:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runyard.client.listing import Phase
     from runyard.client.logs import LogLine
+    from runyard.client.paging import RunPage
     from runyard.client.run import Run
     from runyard.client.yard import Runyard
 
-__all__ = ["LogLine", "Phase", "Run", "Runyard"]
+__all__ = ["LogLine", "Phase", "Run", "RunPage", "Runyard"]
 
-_HOMES = {"LogLine": "logs", "Phase": "listing", "Run": "run", "Runyard": "yard"}
+_HOMES = {"LogLine": "logs", "Phase": "listing", "Run": "run", "RunPage": "paging", "Runyard": "yard"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,12 +1,16 @@
 """Runs as Temporal's visibility knows them: less than a worker's answer, but there without one. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
+from temporalio.common import SearchAttributeKey
 
+from runyard.client.starting import cut
 from runyard.spec.run import WORKFLOW, RunPhase, RunResultWord, RunView
-from runyard.temporal import COUNTER, GROUP, PROJECT, STAGE, TRIGGER
+from runyard.temporal import COUNTER, GROUP, OWNER, PROJECT, STAGE, TRIGGER
 
 Phase = Literal["open", "closed", "success", "failed", "cancelled"]
 
@@ -26,12 +30,36 @@ _OUTCOME: Mapping[WorkflowExecutionStatus, tuple[RunPhase, RunResultWord]] = {
 }
 
 
-def query(*, phase: Phase | None, project: str, group: str) -> str:
-    """A list filter of Temporal's."""
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which runs. ``below``: of this group and all below it; ``text``: somewhere in the id, name or cause."""
+
+    phase: Phase | None = None
+    project: str = ""
+    group: str = ""
+    below: str = ""
+    owner: str = ""
+    trigger: str = ""
+    since: datetime | None = None
+    text: str = ""
+
+    @property
+    def words(self) -> tuple[tuple[SearchAttributeKey[str], str], ...]:
+        pairs = ((PROJECT, self.project), (GROUP, self.group), (OWNER, self.owner), (TRIGGER, self.trigger))
+        return tuple((key, cut(word)) for key, word in pairs if word)
+
+
+def query(wanted: Filter) -> str:
+    """A list filter of Temporal's: all but the text, which it cannot look for."""
     parts = [f"WorkflowType = '{WORKFLOW}'", "ExecutionStatus != 'ContinuedAsNew'"]
-    if phase:
-        parts.append(_STATUS[phase])
-    parts += [f"{key.name} = {_literal(word)}" for key, word in ((PROJECT, project), (GROUP, group)) if word]
+    if wanted.phase:
+        parts.append(_STATUS[wanted.phase])
+    parts += [f"{key.name} = {_literal(word)}" for key, word in wanted.words]
+    if below := wanted.below.rstrip("/"):
+        name = GROUP.name
+        parts.append(f"({name} = {_literal(below)} OR {name} STARTS_WITH {_literal(below + '/')})")
+    if wanted.since:
+        parts.append(f"StartTime >= {_literal(wanted.since.isoformat())}")
     return " AND ".join(parts)
 
 
@@ -61,6 +89,7 @@ def view_of(execution: WorkflowExecution, memo: Mapping[str, object], *, cause: 
         group=attributes.get(GROUP, ""),
         counter=attributes.get(COUNTER, 0),
         trigger=attributes.get(TRIGGER, ""),
+        owner=attributes.get(OWNER, ""),
         executor=str(memo.get("executor", "")),
         restart_of=str(memo.get("restart_of", "")),
         created_at=execution.start_time,
@@ -68,8 +97,19 @@ def view_of(execution: WorkflowExecution, memo: Mapping[str, object], *, cause: 
     )
 
 
-def matches(view: RunView, *, phase: Phase | None, project: str, group: str) -> bool:
-    """The same filter for a run that only the store remembers: it has always ended."""
-    if (project and view.project != project) or (group and view.group != group):
+def matches(view: RunView, wanted: Filter) -> bool:
+    """The same filter, without the text, for a run that only the store remembers: it has always ended."""
+    has = {PROJECT: view.project, GROUP: view.group, OWNER: view.owner, TRIGGER: view.trigger}
+    below = wanted.below.rstrip("/")
+    if any(cut(has[key]) != word for key, word in wanted.words):
         return False
-    return phase in (None, "closed", {"stopped": "cancelled"}.get(view.result, view.result))
+    if below and view.group != below and not view.group.startswith(f"{below}/"):
+        return False
+    if wanted.since and (view.created_at is None or view.created_at < wanted.since):
+        return False
+    return wanted.phase in (None, "closed", {"stopped": "cancelled"}.get(view.result, view.result))
+
+
+def has_text(view: RunView, text: str) -> bool:
+    """In whatever case."""
+    return any(text.casefold() in each.casefold() for each in (view.id, view.name, view.cause))

@@ -63,7 +63,7 @@ def details(run_id: str, request: RunRequest, *, name: str) -> str:
 def search_attributes(request: RunRequest, *, tasks: int) -> TypedSearchAttributes:
     words = {PROJECT: request.project, GROUP: request.group, OWNER: request.owner, TRIGGER: request.trigger}
     pairs: list[SearchAttributePair[str] | SearchAttributePair[int]] = [
-        SearchAttributePair(key, _cut(word)) for key, word in words.items() if word
+        SearchAttributePair(key, cut(word)) for key, word in words.items() if word
     ]
     return TypedSearchAttributes([*pairs, SearchAttributePair(STAGE, "queued"), SearchAttributePair(TASKS, tasks)])
 
@@ -86,7 +86,7 @@ def memo(request: RunRequest, *, name: str, token: str) -> dict[str, str]:
 def priority(request: RunRequest) -> Priority:
     """Runs of one owner share a queue fairly with those of others."""
     owner = request.owner or request.project
-    return Priority(priority_key=request.priority, fairness_key=_cut(owner, 64) if owner else None)
+    return Priority(priority_key=request.priority, fairness_key=cut(owner, 64) if owner else None)
 
 
 def quote(text: str) -> str:
@@ -106,7 +106,8 @@ def _code(text: str) -> str:
     return f"`{' '.join(text.split()).replace('`', '').replace('|', '/')}`" if text.strip() else ""
 
 
-def _cut(word: str, size: int = _KEYWORD_BYTES) -> str:
+def cut(word: str, size: int = _KEYWORD_BYTES) -> str:
+    """What a search attribute keeps of a word."""
     return word.encode()[:size].decode(errors="ignore")
 
 

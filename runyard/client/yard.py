@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote
@@ -17,12 +17,13 @@ from temporalio.service import RPCError
 
 from runyard.client import direct, groups, listing, restarting, starting
 from runyard.client.files import check, check_run_id, read_file
-from runyard.client.listing import Phase
+from runyard.client.listing import Filter, Phase
+from runyard.client.paging import RunPage, ids_query, read_page
 from runyard.client.remote import from_rpc
 from runyard.client.run import Run
 from runyard.client.ui import find_ui
-from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable, StoreError
-from runyard.records.runs import list_runs, read_result
+from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable
+from runyard.records.runs import read_result
 from runyard.settings import Settings
 from runyard.snapshot.take import Taken
 from runyard.spec.group import LineView
@@ -273,17 +274,74 @@ class Runyard:
         return Run(self, check_run_id(run_id))
 
     async def list(
-        self, *, phase: Phase | None = None, project: str = "", group: str = "", limit: int = 50
+        self,
+        *,
+        phase: Phase | None = None,
+        project: str = "",
+        group: str = "",
+        below: str = "",
+        owner: str = "",
+        trigger: str = "",
+        since: datetime | None = None,
+        text: str = "",
+        limit: int = 50,
+        after: str = "",
     ) -> tuple[RunView, ...]:
-        """The newest runs first, without their tasks; those that Temporal has forgotten come from the store."""
-        views = {view.id: view for view in await self._visible(phase, project, group, limit)}
-        if len(views) < limit and phase != "open":
-            for view in await self._remembered(limit, known=set(views)):
-                if listing.matches(view, phase=phase, project=project, group=group):
-                    views[view.id] = view
-        oldest = datetime.min.replace(tzinfo=UTC)
-        newest = sorted(views.values(), key=lambda view: view.created_at or oldest, reverse=True)
-        return tuple(newest[:limit])
+        """Runs without their tasks, as `page` gives them, but as many as there are up to ``limit``."""
+        found: list[RunView] = []
+        while len(found) < limit:
+            page = await self.page(
+                phase=phase,
+                project=project,
+                group=group,
+                below=below,
+                owner=owner,
+                trigger=trigger,
+                since=since,
+                text=text,
+                limit=limit - len(found),
+                after=after,
+            )
+            found += page.runs
+            if not (after := page.next):
+                break
+        return tuple(found)
+
+    async def page(
+        self,
+        *,
+        phase: Phase | None = None,
+        project: str = "",
+        group: str = "",
+        below: str = "",
+        owner: str = "",
+        trigger: str = "",
+        since: datetime | None = None,
+        text: str = "",
+        limit: int = 50,
+        after: str = "",
+    ) -> RunPage:
+        """A page of the list of runs, and the cursor for ``after`` of the next one.
+
+        Open runs first, those started last first; then ended ones, those that ended last first, also those that
+        Temporal has forgotten. ``group`` is one group, ``below`` a group and all below it; ``since`` is about the
+        start; ``text`` is in the id, the name or the cause. A page may be short where little matches: the list
+        goes on while there is a ``next``. A run that ends between two pages may come as open and as ended.
+        Raises InvalidRequest, ServerUnavailable, StoreError.
+        """
+        if since is not None and since.tzinfo is None:
+            raise InvalidRequest("`since` is a time with its zone")
+        wanted = Filter(
+            phase=phase,
+            project=project,
+            group=group,
+            below=below,
+            owner=owner,
+            trigger=trigger,
+            since=since,
+            text=text,
+        )
+        return await read_page(self, wanted, limit=max(1, limit), after=after)
 
     async def line(self, group: str) -> LineView:
         """Who of this group's root runs and who waits, now. Raises InvalidRequest, NotFound, ServerUnavailable."""
@@ -299,26 +357,22 @@ class Runyard:
         except RPCError as error:
             raise self.explain(error, what="the list of lines") from error
 
-    async def _visible(self, phase: Phase | None, project: str, group: str, limit: int) -> Iterable[RunView]:
+    async def visible(self, query: str, *, limit: int, page_size: int) -> AsyncIterator[RunView]:
+        """What Temporal lists, in its order. Raises ServerUnavailable; without a server there is nothing."""
         if self._client is None:
-            return []
-        wanted = listing.query(phase=phase, project=project, group=group)
+            return
         try:
-            found = self._client.list_workflows(wanted, limit=limit)
-            return [self.with_ui(listing.view_of(each, await each.memo())) async for each in found]
+            async for each in self._client.list_workflows(query, limit=limit, page_size=page_size):
+                yield self.with_ui(listing.view_of(each, await each.memo()))
         except RPCError as error:
             raise self.explain(error, what="the list of runs") from error
 
-    async def _remembered(self, limit: int, *, known: set[str]) -> Iterable[RunView]:
-        """Ended runs that only the store knows, without their tasks."""
-        try:
-            ids = [each for each in await list_runs(self.store, limit=limit + len(known)) if each not in known]
-        except StoreError:
-            if self._client is None:
-                raise
-            return []  # Temporal's answer is worth more than none
-        views = [await self.stored(run_id) for run_id in ids]
-        return [view.model_copy(update={"tasks": []}) for view in views if view is not None]
+    async def known(self, run_ids: Sequence[str]) -> set[str]:
+        """Which of these runs Temporal shows."""
+        if not run_ids:
+            return set()
+        asked, size = ids_query(run_ids), len(run_ids)
+        return {view.id async for view in self.visible(asked, limit=size * 20, page_size=1_000)}
 
     async def stored(self, run_id: str) -> RunView | None:
         """What the store keeps of a run that has ended, or None."""

@@ -34,7 +34,7 @@ async def _expire_group(store: ObjectStore, group: str, retention: Retention, ho
     prefix = paths.cache_group(group)
     infos = {info.key.removeprefix(prefix): info async for info in store.list(prefix)}
     entries = sorted(await list_caches(store, group), key=lambda entry: entry.used, reverse=True)
-    whole = [entry for entry in entries if _stem(entry) + RECORD in infos]
+    whole = [entry for entry in entries if _record(entry) in infos]
     room = retention.cache_bytes
     for entry in whole:
         room = None if room is None else room - entry.size

@@ -5,12 +5,16 @@ more, without looking for it, and it needs no order between a run's parts that a
 listing of everything, which is what an object store does best (1,000 keys a request).
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from runyard.errors import Corrupt, NotFound
 from runyard.records.bounded import for_each
+from runyard.records.ended import delete_entry
 from runyard.records.fates import UNREADABLE, Judge
+from runyard.records.runs import read_result
 from runyard.records.sharing import Deleted, Found, Pace, no_pace, release, sweep, walk
 from runyard.spec.cleanup import EXAMPLES, CleanupReport, SharedKind, Tally
 from runyard.store import paths
@@ -161,6 +165,7 @@ async def _expire_records(store: ObjectStore, page: dict[str, list[ObjectInfo]],
             return
         infos = page[run_id]
         if not how.dry_run:
+            await _delete_entry(store, run_id)
             last = paths.result(run_id)  # it says that the run has ended, and when: for a cleanup that goes on
             await release(store, [info for info in infos if info.key != last], pace=how.pace, at_once=4)
             await release(store, [info for info in infos if info.key == last], pace=how.pace)
@@ -168,6 +173,12 @@ async def _expire_records(store: ObjectStore, page: dict[str, list[ObjectInfo]],
 
     await for_each(list(page), expire, limit=how.at_once)
     return Page(cursor=paths.run(list(page)[-1])[:-1] + AFTER_ALL, report=ledger.report())
+
+
+async def _delete_entry(store: ObjectStore, run_id: str) -> None:
+    """Before the record: where it is, only the record says."""
+    with contextlib.suppress(NotFound, Corrupt):
+        await delete_entry(store, await read_result(store, run_id))
 
 
 def _run_of(found: Found, info: ObjectInfo) -> str:

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from runyard.errors import Corrupt
+from runyard.errors import Corrupt, NotFound
 from runyard.model import Model
 from runyard.records.bounded import for_each
+from runyard.records.ended import delete_entry, key_of, write_entry
 from runyard.records.sharing import claim_new
 from runyard.spec.plan import Plan, RunPlan, TaskPlan
 from runyard.spec.run import RunView
@@ -72,8 +73,15 @@ async def read_plan(store: ObjectStore, run_id: str) -> Plan:
 
 
 async def write_result(store: ObjectStore, run: RunView) -> None:
-    """Keep how a run ended, beside its plan."""
+    """Keep how a run ended, beside its plan, and enter it in the index; one that has ended before too."""
+    try:
+        before = await read_result(store, run.id)
+    except (NotFound, Corrupt):
+        before = None
+    if before is not None and key_of(before) != key_of(run):
+        await delete_entry(store, before)
     await store.put(paths.result(run.id), run.model_dump_json().encode())
+    await write_entry(store, run)
 
 
 async def read_result(store: ObjectStore, run_id: str) -> RunView:

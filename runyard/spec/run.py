@@ -179,6 +179,7 @@ class RunView(Model):
     project: str = ""
     executor: str = ""
     trigger: str = ""
+    owner: str = ""
     created_at: datetime | None = None
     ended_at: datetime | None = None
     counts: dict[TaskStatus, int] = {}

@@ -4,6 +4,8 @@
     runs/<run id>/request.json      StoredRequest, from which a restart starts; written before the plan
     runs/<run id>/result.json       RunView at the end
     runs/<run id>/keep              pinned: nothing of this run is removed
+    ended/<5 digits>/<8 digits>-<run id>   RunView without tasks; the digits count down the milliseconds of the end
+    ended/whole                     every result has its entry there (see records/ended.py)
     logs/<task id>/runs/<run id>    runid object: this run refers to that task's logs
     logs/<task id>/data/<attempt>/  started           written by the agent before the first step, once
                                     segments/<step>/<offset, 16 digits>   while it runs
@@ -29,11 +31,14 @@ from urllib.parse import quote, unquote
 SETUP = "setup"
 RUNS = "runs/"
 CACHES = "caches/"
+ENDED = "ended/"
+ENDED_WHOLE = "ended/whole"
 LOGS = "logs/"
 ARCHIVES = "archives/"
 SNAPSHOTS = "snapshots/"
 SHARED = {LOGS: 1, ARCHIVES: 1, SNAPSHOTS: 2}
 """Where shared items are, and of how many parts their names are below it."""
+_FOREVER_MS = 10**13 - 1
 
 
 def run(run_id: str) -> str:
@@ -54,6 +59,22 @@ def result(run_id: str) -> str:
 
 def keep(run_id: str) -> str:
     return f"{run(run_id)}keep"
+
+
+def ended(run_id: str, at_ms: int) -> str:
+    """Its entry in the index of ended runs: a folder has those of 28 hours, the latest come first."""
+    left = f"{min(max(_FOREVER_MS - at_ms, 0), _FOREVER_MS):013}"
+    return f"{ENDED}{left[:5]}/{left[5:]}-{escape(run_id)}"
+
+
+def parse_ended(key: str) -> tuple[str, int] | None:
+    """The run and the millisecond of an entry; None for any other key."""
+    day, slash, rest = key.removeprefix(ENDED).partition("/")
+    digits, dash, run_id = rest.partition("-")
+    left = day + digits
+    if not (slash and dash and run_id and len(left) == 13 and left.isascii() and left.isdecimal()):
+        return None
+    return unescape(run_id), _FOREVER_MS - int(left)
 
 
 def log_item(task_id: str) -> str:

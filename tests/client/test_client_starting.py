@@ -55,7 +55,7 @@ def test_search_attributes_fit() -> None:
 
 
 def test_filters_are_quoted() -> None:
-    made = listing.query(phase="failed", project="it's \\ x' OR '1'='1", group="")
+    made = listing.query(listing.Filter(phase="failed", project="it's \\ x' OR '1'='1"))
     assert made.endswith("RunyardProject = 'it\\'s \\\\ x\\' OR \\'1\\'=\\'1'")
 
 
