@@ -84,4 +84,5 @@ async def clean(
 
 
 async def keys(store: ObjectStore, prefix: str = "") -> list[str]:
-    return [info.key async for info in store.list(prefix)]
+    """All but the mark of a complete index, which says nothing of any run."""
+    return [info.key async for info in store.list(prefix) if info.key != paths.ENDED_WHOLE]

@@ -49,9 +49,13 @@ async def test_an_old_run_goes_and_a_young_one_stays(folder_store: ObjectStore) 
 async def test_archives_go_before_logs_and_logs_before_the_record(folder_store: ObjectStore) -> None:
     store = folder_store
     await put_run(store, "run", tasks=["t"], days_ago=0)
-    for days, left in ((6, {"logs", "archives", "runs"}), (8, {"logs", "runs"}), (31, {"runs"}), (91, set())):
+    record = {"runs", "ended"}
+    stages = ((6, {"logs", "archives", *record}), (8, {"logs", *record}), (31, record), (91, set()))
+    for days, left in stages:
         await clean(store, now=NOW + timedelta(days=days))
         assert {key.split("/")[0] for key in await keys(store)} == left
+            set() if left is None else {*left, "runs", "ended"}
+        )
 
 
 async def test_shared_data_stay_until_the_last_run_lets_go(folder_store: ObjectStore) -> None:
@@ -133,7 +137,7 @@ async def test_orphans_go_at_once_whatever_a_crash_left(folder_store: ObjectStor
     await store.put("snapshots/uuid/held/runs/young", b"")
     await put_run(store, "young", tasks=[], days_ago=1)
     report = await clean(store)
-    assert {key.split("/")[0] for key in await keys(store)} == {"snapshots", "runs"}
+    assert {key.split("/")[0] for key in await keys(store)} == {"snapshots", "runs", "ended"}
     assert await keys(store, "snapshots") == ["snapshots/uuid/held/data/0", "snapshots/uuid/held/runs/young"]
     assert report.deleted["logs"].items == 2
 
@@ -184,7 +188,7 @@ async def test_retention_that_changes_holds_from_the_next_cleanup_on(folder_stor
     day_s = 24 * 3600.0
     assert (await clean(folder_store, Retention(archives_s=20 * day_s))).deleted == {}
     await clean(folder_store, Retention(logs_s=5 * day_s, archives_s=20 * day_s))
-    assert {key.split("/")[0] for key in await keys(folder_store)} == {"archives", "runs"}
+    assert {key.split("/")[0] for key in await keys(folder_store)} == {"archives", "runs", "ended"}
     await clean(folder_store, Retention(runs_s=5 * day_s))
     assert await keys(folder_store) == [], "what has no record cannot be found, so it goes with it"
 
