@@ -311,8 +311,11 @@ class Driver:
 
 
 def _may_mend(reason: Reason) -> bool:
-    """Whether the same pod, made anew, may fare better. The kubelet has tried an image again and again already."""
-    return reason.infra and reason is not Reason.IMAGE_PULL
+    """Whether the same pod, made anew, may fare better.
+
+    Not where the kubelet has tried an image again and again already, nor for one that no quota will ever take.
+    """
+    return reason.infra and reason not in (Reason.IMAGE_PULL, Reason.QUOTA)
 
 
 def _wanted(retry: Retry, end: TaskEnd) -> bool:
