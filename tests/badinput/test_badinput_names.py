@@ -51,7 +51,7 @@ async def test_any_name_all_the_way(local_yard: Yard, client: Client, tmp_path: 
     assert not list(tmp_path.rglob("pwned"))
     async for info in local_yard.store.list(""):
         assert info.key.isascii()
-        assert set(info.key.split("/")[0:1]) <= {"runs", "logs"}
+        assert set(info.key.split("/")[0:1]) <= {"ended", "runs", "logs"}
 
 
 RUN_IDS = ["a b/c'd\" 🚀", "..", "a/../../b", "x" * 200, "%2F$(x)"]
@@ -72,7 +72,7 @@ async def test_any_id_of_a_run(local_yard: Yard, tmp_path: Path, run_id: str) ->
     assert await played.log("t") == run_id.encode()
     assert (await read_result(local_yard.store, run_id)).name == "ümläut / 🚀"
     assert await list_runs(local_yard.store) == [run_id]
-    assert {path.name for path in (tmp_path / "store" / "data").iterdir()} == {"runs", "logs"}
+    assert {path.name for path in (tmp_path / "store" / "data").iterdir()} == {"ended", "runs", "logs"}
 
 
 @pytest.mark.parametrize(
