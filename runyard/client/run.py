@@ -35,7 +35,8 @@ ANSWER_S: Final = 10.0
 """How long a worker may take for an answer before we say that there is none."""
 
 AGAIN_S: Final = 0.5
-"""After this long it is asked once more: a question that met an execution in its last moment, before the run went
+ASKED: Final = 4
+"""After this long it is asked once more, and again, so often in all: a question that met an execution in its last moment, before the run went
 on as another, is answered by a replay of all of it, and the new execution answers sooner."""
 
 _NO_WORKER: Final = f"no worker answers on the queue {RUNS_QUEUE}"
@@ -298,14 +299,17 @@ def _result_of(view: RunView) -> RunResult:
 
 
 async def _first(ask: Callable[[], Coroutine[None, None, T]], *, after_s: float) -> T:
-    """The first answer, the question being put again once where it takes longer than ``after_s``."""
+    """The first answer, the question being put again every ``after_s`` seconds, ``ASKED`` times at most."""
     asked = {asyncio.create_task(ask())}
     try:
-        done, _ = await asyncio.wait(asked, timeout=after_s)
-        if not done:
+        while True:
+            last = len(asked) == ASKED
+            done, _ = await asyncio.wait(
+                asked, timeout=None if last else after_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                return done.pop().result()
             asked.add(asyncio.create_task(ask()))
-            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-        return done.pop().result()
     finally:
         for each in asked:
             each.cancel()
