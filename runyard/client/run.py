@@ -36,8 +36,8 @@ ANSWER_S: Final = 10.0
 
 AGAIN_S: Final = 0.5
 ASKED: Final = 4
-"""After this long it is asked once more, and again, so often in all: a question that met an execution in its last moment, before the run went
-on as another, is answered by a replay of all of it, and the new execution answers sooner."""
+"""After this long it is asked again, so often in all: a question that met an execution in its last moment, before
+the run went on as another, is answered by a replay of all of it, and the new execution answers sooner."""
 
 _NO_WORKER: Final = f"no worker answers on the queue {RUNS_QUEUE}"
 
