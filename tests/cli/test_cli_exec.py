@@ -70,8 +70,10 @@ def test_the_store_remembers_it_without_a_server(shell: Shell) -> None:
     }
     shown = json.loads(shell.run("run", "show", view["id"], "-o", "json").stdout)
     assert shown["tasks"][0]["status"] == "success"
-    assert [each["id"] for each in json.loads(shell.run("run", "list", "-o", "json").stdout)] == [view["id"]]
-    assert json.loads(shell.run("run", "list", "--failed", "-o", "json").stdout) == []
+    assert [each["id"] for each in json.loads(shell.run("run", "list", "-o", "json").stdout)["runs"]] == [
+        view["id"]
+    ]
+    assert json.loads(shell.run("run", "list", "--failed", "-o", "json").stdout)["runs"] == []
 
 
 def test_a_failed_run_says_why_and_shows_the_end_of_the_log(shell: Shell) -> None:
