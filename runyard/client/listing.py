@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypedDict
 
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
@@ -28,6 +28,19 @@ _OUTCOME: Mapping[WorkflowExecutionStatus, tuple[RunPhase, RunResultWord]] = {
     WorkflowExecutionStatus.CANCELED: ("cancelled", "stopped"),
     WorkflowExecutionStatus.TERMINATED: ("cancelled", "stopped"),
 }
+
+
+class Which(TypedDict, total=False):
+    """The words by which runs are asked for: see Filter, which has their meaning and what holds without them."""
+
+    phase: Phase | None
+    project: str
+    group: str
+    below: str
+    owner: str
+    trigger: str
+    since: datetime | None
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Unpack
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 
 from runyard.client import direct, groups, listing, restarting, starting
 from runyard.client.files import check, check_run_id, read_file
-from runyard.client.listing import Filter, Phase
+from runyard.client.listing import Filter, Which
 from runyard.client.paging import RunPage, ids_query, read_page
 from runyard.client.remote import from_rpc
 from runyard.client.run import Run
@@ -273,54 +273,17 @@ class Runyard:
         """A handle; nothing is asked yet. Raises InvalidRequest for what can be no run's id."""
         return Run(self, check_run_id(run_id))
 
-    async def list(
-        self,
-        *,
-        phase: Phase | None = None,
-        project: str = "",
-        group: str = "",
-        below: str = "",
-        owner: str = "",
-        trigger: str = "",
-        since: datetime | None = None,
-        text: str = "",
-        limit: int = 50,
-        after: str = "",
-    ) -> tuple[RunView, ...]:
+    async def list(self, *, limit: int = 50, after: str = "", **which: Unpack[Which]) -> tuple[RunView, ...]:
         """Runs without their tasks, as `page` gives them, but as many as there are up to ``limit``."""
         found: list[RunView] = []
         while len(found) < limit:
-            page = await self.page(
-                phase=phase,
-                project=project,
-                group=group,
-                below=below,
-                owner=owner,
-                trigger=trigger,
-                since=since,
-                text=text,
-                limit=limit - len(found),
-                after=after,
-            )
+            page = await self.page(limit=limit - len(found), after=after, **which)
             found += page.runs
             if not (after := page.next):
                 break
         return tuple(found)
 
-    async def page(
-        self,
-        *,
-        phase: Phase | None = None,
-        project: str = "",
-        group: str = "",
-        below: str = "",
-        owner: str = "",
-        trigger: str = "",
-        since: datetime | None = None,
-        text: str = "",
-        limit: int = 50,
-        after: str = "",
-    ) -> RunPage:
+    async def page(self, *, limit: int = 50, after: str = "", **which: Unpack[Which]) -> RunPage:
         """A page of the list of runs, and the cursor for ``after`` of the next one.
 
         Open runs first, those started last first; then ended ones, those that ended last first, also those that
@@ -329,18 +292,9 @@ class Runyard:
         goes on while there is a ``next``. A run that ends between two pages may come as open and as ended.
         Raises InvalidRequest, ServerUnavailable, StoreError.
         """
-        if since is not None and since.tzinfo is None:
+        wanted = Filter(**which)
+        if wanted.since is not None and wanted.since.tzinfo is None:
             raise InvalidRequest("`since` is a time with its zone")
-        wanted = Filter(
-            phase=phase,
-            project=project,
-            group=group,
-            below=below,
-            owner=owner,
-            trigger=trigger,
-            since=since,
-            text=text,
-        )
         return await read_page(self, wanted, limit=max(1, limit), after=after)
 
     async def line(self, group: str) -> LineView:
