@@ -235,7 +235,7 @@ async def test_twenty_pods_share_four_slots(yard: Yard) -> None:
 
     async def one() -> Ended:
         nonlocal most
-        pod = await yard.executor.start(yard.launch("sleep 0.05"), waits.append)
+        pod = await yard.executor.start(yard.launch("sleep 0.5"), waits.append)
         most = max(most, sum((await names(yard)).values()))
         ended = await yard.executor.follow(pod, owner="one", report=silent)
         await yard.executor.delete(pod)

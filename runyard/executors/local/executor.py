@@ -264,12 +264,13 @@ class LocalExecutor:
             if facts is None:
                 continue
             seen = place.nest()
+            alive = seen.running if seen is not None else facts.uid in self._claims
             yield PodSeen(
                 pod=PodRef(name=place.name, uid=facts.uid),
                 run_id=facts.run_id,
                 task=facts.task,
                 attempt=facts.attempt,
-                running=seen.running if seen is not None else facts.uid in self._claims,
+                running=alive and not place.ended(),  # its supervisor may have some last words, as for a slot
                 created_at=facts.created_at,
             )
 
