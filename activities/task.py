@@ -91,7 +91,7 @@ class TaskActivities:
                 ended, stopped = await self._care(request, task, pulse)
                 self._fault("fetch.ended")
                 began_s = time.monotonic()
-                end = await self._take_over(attempt, task, ended, stopped=stopped)
+                end = await self._take_over(request, task, ended, stopped=stopped)
                 self._phase("archive", time.monotonic() - began_s, end.status)
             else:
                 end = sealed.end
@@ -202,21 +202,24 @@ class TaskActivities:
                 return await follow
             news = pulse.messages[-1] if pulse.messages else "no news"  # what it waited for, before our own words
             await self._executor.stop(pod, grace_s=0)
+            self._fault("fetch.overdue")
             ended = await follow
             if ended.exit_code == 0:  # it began and ended in the very last moment
                 return ended
-            message = f"not running after {limit_s:g} s: {news}"
+            message = f"{_overdue(limit_s)}: {news}"
             return dataclasses.replace(ended, gone=False, reason=Reason.TIMEOUT_PENDING, message=message)
         finally:
             running.cancel()
             follow.cancel()
 
-    async def _take_over(self, attempt: TaskAttempt, task: TaskPlan, ended: Ended, *, stopped: bool) -> TaskEnd:
-        store, number = self._store, attempt.attempt
+    async def _take_over(self, request: FetchTask, task: TaskPlan, ended: Ended, *, stopped: bool) -> TaskEnd:
+        store, attempt, number = self._store, request.attempt, request.attempt.attempt
         manifest = await self._manifest(attempt)
         # closed, not only looked at: a pod that is gone for its cluster may still be alive on a lost node
         began = manifest is not None or not await self._close(attempt)
         end = judge(ended, manifest, steps=task.steps, began=began, stopped=stopped)
+        if not stopped:
+            end = _overdue_earlier(end, task.timeouts.pending_s, since=request.scheduled_at)
         if manifest is not None and manifest.archives:
             try:
                 await verify_archives(store, attempt.task_id, manifest.archives)
@@ -292,6 +295,20 @@ class TaskActivities:
         said = [end.message or end.reason.sentence, end.reason.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
         return end.status
+
+
+def _overdue(limit_s: float) -> str:
+    return f"not running after {limit_s:g} s"
+
+
+def _overdue_earlier(end: TaskEnd, limit_s: float | None, *, since: datetime) -> TaskEnd:
+    """A pod that was stopped for its pending timeout by a caretaker who died before it could say so."""
+    if limit_s is None or end.began or end.reason not in (Reason.CANCELLED, Reason.LOST):
+        return end
+    if (_now() - since).total_seconds() < limit_s:
+        return end
+    update = {"status": "failed", "reason": Reason.TIMEOUT_PENDING, "message": _overdue(limit_s)}
+    return end.model_copy(update=update)
 
 
 def _gap(manifest: Manifest | None, end: TaskEnd) -> Gap | None:
