@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fault_scene import LATE_CANCEL, Place, Scene, counting, lines, open_scene
 from lab import Lab
+from lab_scene import LATE_CANCEL, Place, Scene, counting, lines, open_scene
 from temporalio.client import Client
 
 from runyard.reasons import Reason

@@ -1,4 +1,4 @@
-"""Whole runs on the lab that something goes wrong with: places with rules of their own, and what provokes a fault.
+"""Whole runs on the lab, Temporal and a bucket included, in places with rules of their own.
 
 A *place* is a namespace and an executor with its template: what an administrator would set up. Each has a queue
 of its own, so one worker serves all of them, and all rows of a table run beside each other: a fault of one must
@@ -7,11 +7,6 @@ not reach another.
 
 import asyncio
 import contextlib
-import json
-import os
-import re
-import signal
-import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +15,6 @@ from typing import Any
 
 import pytest
 from kubernetes.aio.client import ApiClient, ApiException, CoreV1Api
-from kubernetes.aio.watch import Watch
 from lab import Lab
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from yard import SANDBOX
@@ -32,6 +26,7 @@ from runyard.executors.kubernetes.verdict import Patience
 from runyard.records.logs import Seal, load_seal
 from runyard.records.runs import read_result
 from runyard.settings import Settings
+from runyard.spec.cleanup import Retention
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView, task_id
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
@@ -84,7 +79,7 @@ class Scene:
     def core(self) -> CoreV1Api:
         return CoreV1Api(self.api)
 
-    async def serve(self, places: Mapping[str, Place]) -> dict[str, Spot]:
+    async def serve(self, places: Mapping[str, Place], *, retention: Retention | None = None) -> dict[str, Spot]:
         """One worker, in this process, for all these places and for the runs themselves."""
         spots: dict[str, Spot] = {}
         executors = []
@@ -98,7 +93,7 @@ class Scene:
             executors.append(executor)
             self.stack.push_async_callback(executor.close)
             spots[name] = Spot(namespace=namespace, executor=executor.name)
-        for worker in build_workers(self.client, self.store, executors, runner=SANDBOX):
+        for worker in build_workers(self.client, self.store, executors, runner=SANDBOX, retention=retention):
             await self.stack.enter_async_context(worker)
         return spots
 
@@ -224,57 +219,6 @@ async def open_scene(lab: Lab, client: Client, folder: Path, **more: object) -> 
             )
 
 
-# What provokes a fault
-
-
-async def evict(scene: Scene, pod: Pod) -> None:
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name}}
-    await scene.core.create_namespaced_pod_eviction(pod.name, pod.namespace, body)
-
-
-async def delete_gracefully(scene: Scene, pod: Pod) -> None:
-    await scene.core.delete_namespaced_pod(pod.name, pod.namespace, grace_period_seconds=5)
-
-
-async def delete_by_force(scene: Scene, pod: Pod) -> None:
-    await scene.core.delete_namespaced_pod(pod.name, pod.namespace, grace_period_seconds=0)
-
-
-async def delete_namespace(scene: Scene, pod: Pod) -> None:
-    await scene.core.delete_namespace(pod.namespace)
-
-
-async def kill_agent(scene: Scene, pod: Pod) -> None:
-    """As the kernel does it: the lab's node is this machine."""
-    pids = processes_of(pod.uid, "agent.pyc")
-    assert pids, f"no agent of {pod.name} on this machine"
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-
-
-async def preempt(scene: Scene, pod: Pod) -> None:
-    """A pod of a higher class, which fits on the node only without that one."""
-    container = {"name": "x", "image": scene.lab.image_task, "command": ["true"]}
-    container["resources"] = {"requests": {"cpu": f"{(os.cpu_count() or 1) * 1000 - 900}m"}}
-    spec = {"restartPolicy": "Never", "priorityClassName": "system-cluster-critical", "containers": [container]}
-    higher = {"metadata": {"generateName": "higher-"}, "spec": spec}
-    await scene.core.create_namespaced_pod(pod.namespace, higher)
-
-
-def processes_of(uid: str, words: str) -> list[int]:
-    """Processes in the containers of that pod whose command line has these words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            groups = (entry / "cgroup").read_text()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if re.search(rf"pod{uid}", groups.replace("_", "-")) and words in command:
-                found.append(int(entry.name))
-    return found
-
-
 async def answered(request: Callable[[], Awaitable[object]], *, within_s: float = 90) -> object:
     """The answer to a request that the API server refuses, or cannot take, for a while."""
     async with asyncio.timeout(within_s):
@@ -283,98 +227,6 @@ async def answered(request: Callable[[], Awaitable[object]], *, within_s: float 
                 return await request()
             except (ApiException, OSError):
                 await asyncio.sleep(0.2)
-
-
-# Workers that can be killed
-
-
-@dataclass(kw_only=True)
-class Workers:
-    """`runyard worker` in processes of their own, which serve the runs too. All are dead in the end."""
-
-    scene: Scene
-    executor: str
-    template: Manifest = field(default_factory=dict)
-    started: list[asyncio.subprocess.Process] = field(default_factory=list)
-
-    async def __aenter__(self) -> "Workers":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for process in self.started:
-            await kill(process)
-
-    async def start(self, **environment: str) -> asyncio.subprocess.Process:
-        """Another one, at work."""
-        log = self.scene.settings.state / f"worker-{len(self.started)}.log"
-        program = "from runyard.cli import main; main()"
-        with log.open("ab") as said:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", program, "worker", "--executor", self.executor),
-                env=self._environment() | environment,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=said,
-                cwd=Path(__file__).parents[2],
-            )
-        self.started.append(process)
-        assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), 120)
-        assert b"serving" in line, log.read_text()[-2000:]
-        return process
-
-    def _environment(self) -> dict[str, str]:
-        scene, settings = self.scene, self.scene.settings
-        template = settings.state / "template.yml"
-        template.write_text(json.dumps(merge(HOST_NETWORK, self.template)))
-        keep = {
-            name: value for name, value in os.environ.items() if not name.startswith(("RUNYARD_", "TEMPORAL_"))
-        }
-        return keep | {
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "TEMPORAL_ADDRESS": scene.client.service_client.config.target_host,
-            "RUNYARD_STATE": str(settings.state),
-            "RUNYARD_SETTINGS": str(settings.state / "none.toml"),
-            "RUNYARD_STORE": "s3",
-            "RUNYARD_S3_ENDPOINT": settings.s3_endpoint,
-            "RUNYARD_S3_BUCKET": settings.s3_bucket,
-            "RUNYARD_S3_ACCESS_KEY": settings.s3_access_key,
-            "RUNYARD_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
-            "RUNYARD_KUBERNETES_KUBECONFIG": str(scene.lab.kubeconfig),
-            "RUNYARD_KUBERNETES_NAMESPACE": scene.namespace,
-            "RUNYARD_KUBERNETES_AGENT_IMAGE": scene.lab.image_runyard,
-            "RUNYARD_KUBERNETES_TEMPLATE": str(template),
-            "RUNYARD_KUBERNETES_ALLOW": json.dumps(["node_selector"]),
-        }
-
-
-async def kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
-
-
-def workers_of(scene: Scene, **more: Any) -> Workers:
-    return Workers(scene=scene, executor=f"kubernetes-{uuid.uuid4().hex[:8]}", **more)
-
-
-@contextlib.asynccontextmanager
-async def counted_pods(scene: Scene) -> AsyncIterator[set[str]]:
-    """The uids of all pods that are ever made in the scene's namespace while the block runs."""
-    uids: set[str] = set()
-
-    async def watch() -> None:
-        async with Watch().stream(scene.core.list_namespaced_pod, scene.namespace) as events:
-            async for event in events:
-                uids.add(event["object"].metadata.uid)
-
-    task = asyncio.create_task(watch())
-    try:
-        yield uids
-    finally:
-        ended = task.done()
-        task.cancel()
-        await asyncio.wait([task])
-        assert not ended, "the watch ended before the block"
 
 
 # Tasks whose logs are known
