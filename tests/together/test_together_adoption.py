@@ -26,7 +26,7 @@ async def scene(lab: Lab, client: Client, tmp_path: Path) -> AsyncIterator[Scene
 @pytest.mark.promise(9)
 async def test_all_pods_of_a_killed_worker_are_adopted_by_the_next(scene: Scene) -> None:
     """The logs go on while nobody is there; no pod is made a second time."""
-    counts = {f"task {n}": 150 + 10 * n for n in range(PODS)}
+    counts = {f"task {n}": 100 + 10 * n for n in range(PODS)}
     async with workers_of(scene) as workers, counted_pods(scene) as pods:
         first = await workers.start()
         tasks = [counting(name, count, every_s=0.1) for name, count in counts.items()]

@@ -62,7 +62,7 @@ async def keys(scene: Scene, prefix: str = "") -> set[str]:
 
 async def test_a_cache_of_one_run_is_restored_in_another(scene: Scene) -> None:
     yard = await yard_of(scene)
-    use = 'mkdir -p kept; cat kept/* 2>&1; echo "made by $RUNYARD_RUN_ID" >kept/by'
+    use = 'mkdir -p kept; cat kept/* 2>&1 || :; echo "made by $RUNYARD_RUN_ID" >kept/by'
     steps = [{"restore_cache": {"keys": ["deps-1", "deps-"]}}, use]
     file = {
         "runs": [
