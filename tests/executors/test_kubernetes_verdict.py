@@ -192,6 +192,16 @@ def test_a_node_that_does_not_answer() -> None:
     assert "has not confirmed" in late.message
 
 
+def test_its_own_secret_that_is_late_is_no_fault_of_the_user() -> None:
+    body, _ = recorded("agent_without_secret")
+    (agent,) = (each for each in body["status"]["containerStatuses"] if each["name"] == "agent")
+    agent["state"]["waiting"]["message"] = f'secret "{body["metadata"]["name"]}" not found'
+    verdict = judge(body, gone=False, now=taken_at(body))
+    assert verdict.ended is not None
+    assert (verdict.ended.reason, verdict.patience_s) == (Reason.AGENT_LOST, PULL)
+    assert verdict.ended.reason.infra
+
+
 def test_a_node_that_has_been_silent_for_a_while_is_named() -> None:
     body, _ = recorded("running")
     (ready,) = (each for each in body["status"]["conditions"] if each["type"] == "Ready")

@@ -316,6 +316,9 @@ def _waiting_fault(
         message = f"{whose}image {each.image}: {each.says or word}"
     elif word == "CreateContainerConfigError":
         reason, patience_s = Reason.CONFIG_ERROR, patience.config_s
+        if each.says == f'secret "{fields.text(body, "metadata", "name")}" not found':
+            # the pod's own, which comes right after it: the kubelet looks again, once its runtime lets it
+            reason, patience_s = Reason.AGENT_LOST, patience.pull_s
         message = f"{whose}container cannot be made: {each.says or word}"
     elif word in _NEVER_STARTS:
         reason, patience_s = Reason.START_ERROR, patience.start_s
