@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class Soak:
             self._hit(handle, name, TO_PODS[fault][0], after_s)
             for (name, fault), after_s in zip(victims.items(), moments, strict=True)
         ]
-        view, *_ = await asyncio.gather(self._ended(number, handle), *hits)
+        view = await self._ended(number, handle, *hits)
         if view is None:
             return
         for name, (count, code) in counted.items():
@@ -130,7 +130,7 @@ class Soak:
     async def _row(self, number: int, name: str, row: Row) -> None:
         handle = await self.scene.start(self.spots[row.place].executor, [task(name, row)])
         hits = [self._hit(handle, name, row.provoke)] if row.provoke else []
-        view, *_ = await asyncio.gather(self._ended(number, handle), *hits)
+        view = await self._ended(number, handle, *hits)
         if view is None:
             return
         self._judge(number, view, name, row.reason)
@@ -158,12 +158,17 @@ class Soak:
 
     # the verdicts
 
-    async def _ended(self, number: int, handle: Handle) -> RunView | None:
+    async def _ended(self, number: int, handle: Handle, *hits: Coroutine[None, None, None]) -> RunView | None:
+        hitting = [asyncio.create_task(hit) for hit in hits]
         try:
             view: RunView = await until_done(lambda: self.scene.ended(handle, within_s=STUCK_S))
         except TimeoutError:
             self.found.stuck.append(f"round {number}: {handle.id}")
             return None
+        finally:  # a task that ended before it could be hit is judged by its reason
+            for each in hitting:
+                each.cancel()
+            await asyncio.gather(*hitting, return_exceptions=True)
         self.found.tasks += len(view.tasks)
         try:
             await until_done(lambda: self.scene.gone(handle))
