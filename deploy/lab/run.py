@@ -165,7 +165,7 @@ async def _run(room: Room, floor: Measured) -> int:
             *program, "run", "list", "--output", "json", env=environ, stdout=asyncio.subprocess.PIPE
         )
         listed, _ = await listing.communicate()
-    (ended,) = json.loads(listed)
+    (ended,) = json.loads(listed)["runs"]
     ours = Measured(seconds=_seconds(ended), requests=requests)
     asked = (ours.requests.total() - floor.requests.total()) / TASKS + CREATED_AND_DELETED
     by_kind = ", ".join(f"{number} {what}" for what, number in sorted(requests.items()))

@@ -26,6 +26,7 @@ from runyard.executors.kubernetes import fields, names, pod, quota
 from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
 from runyard.executors.kubernetes.room import NoRoom, Room
+from runyard.executors.kubernetes.usage import Usage
 from runyard.executors.kubernetes.verdict import Patience, Verdict, cannot_begin, judge
 from runyard.executors.kubernetes.watch import Seen, Watch, main_ended
 from runyard.metrics import NO_METRICS, Metrics
@@ -83,8 +84,9 @@ class KubernetesExecutor:
         """Pods go on."""
         async with self._opening:
             if self._opened is not None:
-                api, watch, _ = self._opened
+                api, watch, room = self._opened
                 self._opened = None
+                await room.close()
                 await watch.close()
                 await api.close()
 
@@ -97,8 +99,9 @@ class KubernetesExecutor:
                     namespace=self.namespace,
                     metrics=self._metrics,
                 )
-                watch = Watch(api, freed=lambda: room.look_again())
-                room = Room(self._slots, watch.live)
+                usage = Usage(api, changed=lambda: room.look_again())
+                room = Room(self._slots, lambda: watch.live(), usage)
+                watch = Watch(api, freed=room.look_again, gone=usage.doubt)
                 watch.start()
                 self._opened = api, watch, room
             return self._opened
@@ -126,7 +129,9 @@ class KubernetesExecutor:
             if known is not None:
                 seen, made = known, False
             else:
-                seen, made = await room.take(make, report, priority=launch.priority, owner=launch.run_owner)
+                seen, made = await room.take(
+                    make, report, shape=pod.shape(manifest), priority=launch.priority, owner=launch.run_owner
+                )
             try:
                 await self._have_secret(api, pod.build_secret(launch, seen.uid, auths=auths), seen)
                 if made:
@@ -148,8 +153,8 @@ class KubernetesExecutor:
                     if (seen := await self._look(api, watch, name)) is not None:
                         return seen, False
                     continue
-                if waits := quota.waits_for(error):
-                    raise NoRoom(waits) from error
+                if short := quota.shortage(error):
+                    raise NoRoom(str(short), short) from error
                 raise quota.as_error(error) from error
         raise ExecutorError(f"there is a pod {name}, and there is not")
 

@@ -82,6 +82,13 @@ def unreachable(launch: Launch, manifest: Manifest) -> str:
     return "" if any(logs.folder.startswith(f"{path}/") for path in mounted if path) else logs.folder
 
 
+def shape(manifest: Manifest) -> str:
+    """What a quota looks at: pods that are alike in it ask the same of every quota."""
+    spec = manifest["spec"]
+    resources = [each.get("resources") for each in spec["containers"]]
+    return json.dumps([resources, spec.get("priorityClassName"), spec.get("runtimeClassName")], sort_keys=True)
+
+
 def build_secret(launch: Launch, pod_uid: str, *, auths: Mapping[str, Any] | None = None) -> Manifest:
     """The pod's Secret. Raises StartError where it holds more than a Secret may."""
     data = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json()}

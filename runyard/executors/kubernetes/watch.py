@@ -75,11 +75,11 @@ def main_ended(body: Json) -> bool:
 
 
 class Watch:
-    """``freed`` is called when a pod has ended or gone."""
+    """``freed`` is called when a pod has ended or gone, and before it ``gone`` when it has gone."""
 
-    def __init__(self, api: Api, *, freed: Callable[[], None]) -> None:
+    def __init__(self, api: Api, *, freed: Callable[[], None], gone: Callable[[], None]) -> None:
         self._api = api
-        self._freed = freed
+        self._freed, self._gone = freed, gone
         self._pods: dict[str, Seen] = {}  # by uid
         self._departed: OrderedDict[str, Seen] = OrderedDict()
         self._listeners: dict[str, set[asyncio.Event]] = {}
@@ -152,6 +152,7 @@ class Watch:
         self._departed[uid] = Seen(body=last, gone=True)
         while len(self._departed) > _DEPARTED:
             self._departed.popitem(last=False)
+        self._gone()
         self._freed()
         self.wake(uid)
 
