@@ -470,7 +470,9 @@ class Url:
         judge_answer(status, text)
         if etag.strip('"') == digest.hexdigest():
             self.strange = 0
-        elif etag and self.strange < 2:
+        elif not etag:
+            self.strange = 2
+        elif self.strange < 2:
             self.strange += 1
             if self.strange < 2:
                 raise StoreAway(f"the store says that it keeps something else than {name}")
@@ -855,7 +857,8 @@ class Log:
         self.stored_bytes += len(data)
         self.stored_lines += data.count(b"\n")
         self.stored_tail = (self.stored_tail + data[-4096:])[-4096:]
-        if self.gathers and target.confirms:
+        self.gathers = self.gathers and target.confirms
+        if self.gathers:
             self._gather(target, offset, data)
 
     def _gather(self, target: Folder | Url, offset: int, data: bytes) -> None:
@@ -894,7 +897,7 @@ class Log:
             "started_at": self.started_at or None,
             "ended_at": self.ended_at or None,
             "last_line": last_line(self.stored_tail),
-            "parts": self.parts if self.gathers and self.uploader.target.confirms and not self.block else [],
+            "parts": self.parts if self.gathers and not self.block else [],
         }
 
 

@@ -94,7 +94,7 @@ class MinioServer:
         return [str(each.object_name) for each in self.client.list_objects(self.bucket, prefix, recursive=True)]
 
     def log(self, prefix: str, step: int) -> bytes:
-        """A step's log, put together; its segments must join without a gap, and say the same where they overlap."""
+        """A step's log, put together: without a gap, and the same where segments overlap."""
         data = bytearray()
         for key in self.keys(f"{prefix}segments/{step}/"):
             begin, segment = int(key.rpartition("/")[2]), self.get(key)
