@@ -31,7 +31,10 @@ from runyard.spec.run import RunRequest
 from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore
 
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 256
+"""So many tasks are asked for at a time: a folder makes that many runid objects with one commit, a bucket's store
+has fewer requests under way by itself."""
+
 _GIVEN_UP: Final = "its data is being removed by the cleanup"
 
 
@@ -87,7 +90,7 @@ async def _claim(store: ObjectStore, run_id: str, task: TaskPlan) -> str:
     items = [paths.log_item(task.id)]
     if any(step.type == "save_to_workspace" and not step.skip for step in task.steps):
         items.append(paths.archive_item(task.id))
-    there = [await refer(store, item, run_id) for item in items]
+    there = await for_each(items, lambda item: refer(store, item, run_id))
     return await _missing(store, task) if all(there) else _GIVEN_UP
 
 

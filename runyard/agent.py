@@ -267,6 +267,8 @@ class Folder:
     short task more than all the rest of it.
     """
 
+    confirms = False  # that it has a write is not known to be on the disk
+
     def __init__(self, folder: str, patience: Patience, root: str = "") -> None:
         self.folder = folder
         self.root = root  # never made: it may be a disk that is not mounted
@@ -384,6 +386,11 @@ class Url:
         self.connection: HTTPConnection | None = None
         self.strange = 0  # answers in a row whose ETag was not the MD5
 
+    @property
+    def confirms(self) -> bool:
+        """Whether the store is known to have just what it was sent."""
+        return self.strange < 2
+
     def create(self, name: str, data: bytes, *, until: float | None = None) -> bool:
         """Write the object of ``claim`` if it is not there; whether it was so. ``name`` is what it is called.
 
@@ -439,7 +446,7 @@ class Url:
         if size > POST_BYTES:
             raise Failure(f"the archive has {size} bytes; the store takes {POST_BYTES} at most: divide it")
         self.patience.persist(lambda: self._post(name, size, content))
-        return not self.strange
+        return self.confirms
 
     def _post(self, name: str, size: int, content: Callable[[], Iterable[bytes]]) -> bool:
         head, tail, edge = self._form(name)
@@ -463,7 +470,9 @@ class Url:
         judge_answer(status, text)
         if etag.strip('"') == digest.hexdigest():
             self.strange = 0
-        elif etag and self.strange < 2:
+        elif not etag:
+            self.strange = 2
+        elif self.strange < 2:
             self.strange += 1
             if self.strange < 2:
                 raise StoreAway(f"the store says that it keeps something else than {name}")
@@ -737,6 +746,10 @@ class Log:
 
     What the uploader has stored is counted by it (``stored_…``, ``digest``): the record of a log says what is in
     the store, not what was meant to be.
+
+    Where the store confirms what it has, the log stays where it is, and nobody reads it to put it together:
+    ``parts`` are the segments that it consists of in the end. What came in small ones, as a slow log does, is
+    written once more as a large one, in place of the first of them. So a log is some megabytes an object.
     """
 
     def __init__(
@@ -755,6 +768,10 @@ class Log:
         self.stored_bytes = self.stored_lines = 0
         self.stored_tail = b""
         self.digest: Digest | None = None
+        self.gathers = True
+        self.parts: list[int] = []  # offsets
+        self.block: list[bytes] = []  # the last part, as long as it may grow
+        self.block_bytes = 0
 
     def take(self, at_most: int = READ_BYTES) -> int:
         """Read what is there; the number of bytes, 0 when there is nothing now or nothing any more."""
@@ -822,13 +839,15 @@ class Log:
             self.fd = -1
             self.add(b"", last=True)
             self.flush()
+            self.uploader.end(self, self.offset)
 
     def stored(self, target: Folder | Url, offset: int, data: bytes) -> None:
         """Store a segment; in the uploader's thread, which hashes while the first thread reads on."""
         if offset != self.stored_bytes:
             return  # what came before was refused: a log has no hole in it, only an end
         try:
-            target.put(f"segments/{self.n}/{offset:016d}", data)
+            if data:
+                target.put(self._segment(offset), data)
         except StoreRefused as error:
             self.truncated = str(error)
             return
@@ -837,7 +856,35 @@ class Log:
         self.digest.update(data)
         self.stored_bytes += len(data)
         self.stored_lines += data.count(b"\n")
-        self.stored_tail = data[-4096:]
+        self.stored_tail = (self.stored_tail + data[-4096:])[-4096:]
+        self.gathers = self.gathers and target.confirms
+        if self.gathers:
+            self._gather(target, offset, data)
+
+    def _gather(self, target: Folder | Url, offset: int, data: bytes) -> None:
+        """Note where the log is; of small segments in a row make one."""
+        if len(data) >= SEGMENT_BYTES or not data:
+            self._unite(target)
+        if data:
+            if not self.block:
+                self.parts.append(offset)
+            self.block.append(data)
+            self.block_bytes += len(data)
+        if self.block_bytes >= SEGMENT_BYTES:
+            self._unite(target)
+
+    def _unite(self, target: Folder | Url) -> None:
+        """One segment in place of the last part's first, with all that is in the others."""
+        block, self.block, self.block_bytes = self.block, [], 0
+        if len(block) > 1:
+            try:
+                target.put(self._segment(self.parts[-1]), b"".join(block))
+            except StoreRefused as error:  # they are there, small as they are
+                complain(str(error))
+                self.gathers = False
+
+    def _segment(self, offset: int) -> str:
+        return f"segments/{self.n}/{offset:016d}"
 
     def record(self) -> dict[str, object]:
         return {
@@ -850,6 +897,7 @@ class Log:
             "started_at": self.started_at or None,
             "ended_at": self.ended_at or None,
             "last_line": last_line(self.stored_tail),
+            "parts": self.parts if self.gathers and not self.block else [],
         }
 
 
@@ -956,6 +1004,14 @@ class Uploader:
             self.running = True
             threading.Thread(target=self._run, name="uploader", daemon=True).start()
         piece = self._place(log, offset, data) or self._wait_for_place(log, offset, data)
+        self._append(piece)
+
+    def end(self, log: Log, offset: int) -> None:
+        """Nothing of this log will come any more."""
+        if self.running:
+            self._append(Piece(log, offset, b"", "", 0))
+
+    def _append(self, piece: Piece) -> None:
         with self.changed:
             self.waiting.append(piece)
             self.changed.notify_all()

@@ -31,6 +31,7 @@ programs may compare. The mapping to Temporal's ``ApplicationError``, to exit co
 at the edges, never here.
 """
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,13 +55,19 @@ class RunyardError(Exception):
     @classmethod
     def summary(cls) -> str:
         """What happened, in general: the first paragraph of the docstring."""
-        return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+        return _paragraphs(cls)[0]  # type: ignore[arg-type]  # mypy looks at the hash of instances
 
     @classmethod
     def advice(cls) -> str:
         """What to do about it: the second paragraph of the docstring."""
-        paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
-        return " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
+        return _paragraphs(cls)[1]  # type: ignore[arg-type]
+
+
+@functools.cache
+def _paragraphs(cls: type) -> tuple[str, str]:
+    """The first two of its docstring. Kept: "not there" is an answer that a restart gets by the thousand."""
+    first, second, *_ = *(inspect.getdoc(cls) or "").split("\n\n"), "", ""
+    return " ".join(first.split()), " ".join(second.split())
 
 
 @dataclass(frozen=True, kw_only=True)

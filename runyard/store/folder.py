@@ -17,6 +17,7 @@ from runyard.errors import InvalidRequest
 from runyard.store.base import FolderTarget, ObjectInfo, Target, check_key
 from runyard.store.listing import Names
 from runyard.store.threads import settle
+from runyard.store.together import Together
 from runyard.store.tree import Tree, check_size
 from runyard.store.unfinished import Temporary
 
@@ -37,6 +38,7 @@ class FolderStore:
         self._tree = Tree(Path(folder).absolute(), names, durable=durable)
         self._names = names
         self._durable = durable
+        self._together = Together(self._tree.touch)
         self._tree.make()
 
     @property
@@ -56,6 +58,11 @@ class FolderStore:
         if not isinstance(data, bytes):
             return await self._put_stream(key, data, doing, size=size, if_absent=if_absent)
         check_size(key, size, len(data))
+        if self._durable and not data:
+            with self._tree.errors(doing):
+                made = await self._together.touch(key)
+            if made is not None:
+                return made
         if self._durable or len(data) > _INLINE:
             return await self._in_thread(doing, self._tree.write, key, data, if_absent=if_absent)
         await asyncio.sleep(0)

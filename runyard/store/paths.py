@@ -8,10 +8,11 @@
     ended/whole                     every result has its entry there (see records/ended.py)
     logs/<task id>/runs/<run id>    runid object: this run refers to that task's logs
     logs/<task id>/data/<attempt>/  started           written by the agent before the first step, once
-                                    segments/<step>/<offset, 16 digits>   while it runs
+                                    segments/<step>/<offset, 16 digits>   while it runs; those of its parts stay
                                     segments/setup/<milliseconds>-<n>     lines of the worker
                                     manifest.json     written by the agent when all is in the store
-                                    steps/<step>.log, setup.log           after sealing; a short one: in the seal
+                                    steps/<step>.log       after sealing, where the log does not stay in its parts
+                                    setup.log              after sealing; a short one: in the seal
                                     seal.json         the verdict on the log; nothing changes after it
     archives/<task id>/runs/<run id>
     archives/<task id>/data/<step>.tar.zst|.tar.gz and <step>.json (size, sha256, files)

@@ -17,7 +17,7 @@ beside the finished ones, under names that begin with `.tmp-`. Those are no obje
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,14 +110,45 @@ class Tree:
         """A small object in one go."""
         if if_absent:
             self.refuse(key)
-        if not data and (found := self._touch(key)) is not None:
-            return _info(key, found)
+        if not data:
+            (made,) = self.touch([key])
+            if isinstance(made, Exception):
+                raise made
+            if made is not None:
+                return made
         temporary = self.begin()
         try:
             temporary.write(data)
             return self.publish(temporary, key, if_absent=if_absent)
         finally:
             temporary.discard()
+
+    def touch(self, keys: Sequence[str]) -> list[ObjectInfo | Exception | None]:
+        """New empty objects. For each what was made, None where something may be there already, or the error.
+
+        All are made before the first folder is synced: that brings most file systems to write down all of them.
+        """
+        made: list[ObjectInfo | Exception | None] = []
+        folders: list[int] = []
+        for key in keys:
+            folder = -1
+            try:
+                created = self._create(key)
+                made.append(None if created is None else _info(key, created[0]))
+                folder = -1 if created is None else created[1]
+            except Exception as error:
+                made.append(error)
+            folders.append(folder)
+        for at, folder in enumerate(folders):
+            if folder >= 0:
+                try:
+                    if self._durable:
+                        os.fsync(folder)
+                except OSError as error:
+                    made[at] = error
+                finally:
+                    os.close(folder)
+        return made
 
     def open(self, key: str) -> tuple[int, int]:
         """A descriptor to read from, which the caller closes, and the size in bytes. Raises NotFound."""
@@ -234,8 +265,8 @@ class Tree:
 
     # writing
 
-    def _touch(self, key: str) -> os.stat_result | None:
-        """Make an empty object where there is none: it is whole at once, at a third of the cost."""
+    def _create(self, key: str) -> tuple[os.stat_result, int] | None:
+        """Make an empty object where there is none: it is whole at once. Its facts, and its folder, open."""
         *folders, name = self._names.parts(key)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with suppress(FileExistsError, FileNotFoundError):
@@ -244,11 +275,10 @@ class Tree:
                 file = os.open(name, flags, 0o666, dir_fd=fd)
                 found = os.fstat(file)
                 os.close(file)
-                if self._durable:
-                    os.fsync(fd)
-                return found
-            finally:
+            except BaseException:
                 os.close(fd)
+                raise
+            return found, fd
         return None
 
     def _place(self, temporary: Temporary, fd: int, name: bytes, key: str, *, if_absent: bool) -> bool:

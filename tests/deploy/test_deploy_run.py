@@ -75,7 +75,7 @@ async def test_workers_in_pods_run_a_run_and_leave_its_log_and_nothing_else(
         assert "serving kubernetes at" in said["kubernetes"]
         store = lab.minio()
         logs = [entry.object_name for entry in store.list_objects(bucket, recursive=True)]
-        texts = [store.get_object(bucket, name).data for name in logs if "/steps/" in name]
+        texts = [store.get_object(bucket, name).data for name in logs if "/segments/0/" in name]
         assert b"hello from greet\n" in texts
 
 
