@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Unpack
+from typing import BinaryIO, Unpack
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -21,6 +21,7 @@ from runyard.client.listing import Filter, Which
 from runyard.client.paging import RunPage, ids_query, read_page
 from runyard.client.remote import from_rpc
 from runyard.client.run import Run
+from runyard.client.transfer import Export, export_to, import_from
 from runyard.client.ui import find_ui
 from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable
 from runyard.records.runs import read_result
@@ -32,6 +33,7 @@ from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import connect
+from runyard.transfer.imports import Import
 
 
 class Runyard:
@@ -260,6 +262,24 @@ class Runyard:
         except RPCError as error:
             raise self.explain(error, what=f"the start of {chosen}") from error
         return self.run(chosen)
+
+    async def export_run(self, run_id: str, target: str | Path | BinaryIO) -> Export:
+        """Write a run that has ended, with all that it refers to, into one tar: a path, or an open file.
+
+        Logs and archives of tasks that it kept are among them, and of a direct run its checkout. No secret is. A
+        path has its file when that is whole. Raises NotFound, Conflict (it has not ended; a cleanup took
+        something meanwhile), InvalidRequest (the path), StoreError.
+        """
+        return await export_to(self, run_id, Path(target) if isinstance(target, str) else target)
+
+    async def import_run(self, source: str | Path | BinaryIO) -> Import:
+        """Take in a run that `export_run` wrote, here or elsewhere: a path, or an open file, which may be a pipe.
+
+        It keeps its id and is then listed, shown and restarted as any that has ended; its retention begins now.
+        The same file a second time changes nothing. Raises InvalidExport, NewerExport, DamagedExport, Conflict
+        (another run has its id), NotFound (the path), ServerUnavailable, StoreError; then nothing is imported.
+        """
+        return await import_from(self, Path(source) if isinstance(source, str) else source)
 
     async def _is_mine(self, run_id: str, token: str) -> bool:
         """Whether the run that has our id is the one that we asked for: a request may arrive twice."""

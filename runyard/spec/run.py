@@ -188,6 +188,7 @@ class RunView(Model):
     execution_id: str = ""  # a run's id may be used again: which of its executions this is
     restart_of: str = ""  # the run that this one restarts
     kept: dict[str, int] = {}  # how many tasks are kept, by the run that made them
+    imported_at: datetime | None = None  # of a run that came from another store: its retention begins then
     ui: str = ""  # address in the Temporal UI, filled in by the client
 
 
