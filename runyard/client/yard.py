@@ -16,6 +16,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from runyard.client import direct, groups, listing, restarting, starting
+from runyard.client.feed import read_feed
 from runyard.client.files import check, check_run_id, read_file
 from runyard.client.listing import Filter, Which
 from runyard.client.paging import RunPage, ids_query, read_page
@@ -27,6 +28,7 @@ from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, Ser
 from runyard.records.runs import read_result
 from runyard.settings import Settings
 from runyard.snapshot.take import Taken
+from runyard.spec.events import Event
 from runyard.spec.group import LineView
 from runyard.spec.plan import Plan, Source
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
@@ -320,6 +322,26 @@ class Runyard:
         if wanted.since is not None and wanted.since.tzinfo is None:
             raise InvalidRequest("`since` is a time with its zone")
         return await read_page(self, wanted, limit=max(1, limit), after=after)
+
+    async def events(
+        self, cursor: str | None = None, *, run: str = "", follow: bool = True, interval_s: float = 1.0
+    ) -> AsyncIterator[Event]:
+        """What happens to runs and their tasks, from a cursor on; without one all that is still known.
+
+        Of all runs, for ever, or of one ``run``, to its end; without ``follow`` only what there is. Each event
+        comes at least once, those of one run in their order, and the same event always has the same ``id``. To go
+        on after a break give the ``cursor`` of the last event, or a time (ISO 8601), to the same kind of feed.
+        Raises InvalidRequest (no cursor), NotFound (the ``run``), ServerUnavailable, StoreError; what the store
+        remembers can be read without a server.
+        """
+        if run:
+            check_run_id(run)
+        if follow and not run:
+            self.client  # noqa: B018 - raises why there is no server
+        reading = read_feed(self, cursor=cursor or "", run=run, follow=follow, interval_s=interval_s)
+        async with contextlib.aclosing(reading) as events:
+            async for event in events:
+                yield event
 
     async def line(self, group: str) -> LineView:
         """Who of this group's root runs and who waits, now. Raises InvalidRequest, NotFound, ServerUnavailable."""
