@@ -2972,12 +2972,14 @@ class SnapshotCopy:
             yield self._open(self.snapshot["packs"][number]["id"]).read(offset, length, size)
 
     def _open(self, pack: str) -> Pack:
-        if pack not in self.packs:
-            stored = [each for each in self.snapshot["packs"] if each["id"] == pack]
+        """By the digest of its bytes: the rest of its name is another where the run was imported."""
+        digest = pack.partition("-")[0]
+        if digest not in self.packs:
+            stored = [each for each in self.snapshot["packs"] if each["id"].partition("-")[0] == digest]
             if not stored:
                 raise Failure(f"the listing of the snapshot names a pack that it does not have: {pack[:12]}")
-            self.packs[pack] = Pack(self.work, stored[0])
-        return self.packs[pack]
+            self.packs[digest] = Pack(self.work, stored[0])
+        return self.packs[digest]
 
     def _plan(self, part: bytes) -> None:
         packs, *lines = json.loads(part)
@@ -2993,7 +2995,7 @@ class SnapshotCopy:
                 self.files += parts[0] != ".git"
                 at = 0
                 for number, offset, length, size in contents or [(None, 0, 0, 0)]:
-                    pack = "" if number is None else packs[number]
+                    pack = "" if number is None else packs[number].partition("-")[0]
                     self.pieces.setdefault(pack, []).append((offset, length, size, file, at))
                     at += size
 

@@ -3,7 +3,10 @@
     RunyardError
     ├── InvalidRunFile        what the user wrote (every problem, with line and column)
     ├── InvalidRequest        a request to start or change a run that cannot be
-    │   └── GitFailed         git did not read the checkout of a direct run
+    │   ├── GitFailed         git did not read the checkout of a direct run
+    │   └── InvalidExport     a file that is no exported run
+    │       ├── NewerExport   a later version has written it
+    │       └── DamagedExport  it is cut short, or its bytes are not what was exported
     ├── NotFound              it does not exist (never "could not find out")
     ├── Conflict              something else has that name, or changed meanwhile
     ├── Forbidden             refused by a setting or a permission
@@ -118,6 +121,33 @@ class GitFailed(InvalidRequest):
     """
 
     code = "git_failed"
+
+
+class InvalidExport(InvalidRequest):
+    """The file is not an exported run.
+
+    Give the file that `runyard run export` wrote, as it is.
+    """
+
+    code = "invalid_export"
+
+
+class NewerExport(InvalidExport):
+    """A later version of Runyard has exported the run.
+
+    Import it with that version or a later one.
+    """
+
+    code = "newer_export"
+
+
+class DamagedExport(InvalidExport):
+    """The exported run is not what was written: it is cut short, or its bytes have changed.
+
+    Copy the file again, or export the run again; nothing of this one was imported.
+    """
+
+    code = "damaged_export"
 
 
 class NotFound(RunyardError):

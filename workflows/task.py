@@ -91,6 +91,7 @@ class Driver:
         while True:
             end = await self._attempt() if self.record.status in ("queued", "running") else None
             if end is not None:
+                self.run.board.count_caches(end.caches)
                 apply_end(self.record, end, self.run.board.clock)
                 if end.status == "failed" and self._may_retry(end):
                     self._set("retrying")

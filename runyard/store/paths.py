@@ -3,6 +3,7 @@
     runs/<run id>/plan.jsonl        first line RunPlan, then one TaskPlan a line, parents first
     runs/<run id>/request.json      StoredRequest, from which a restart starts; written before the plan
     runs/<run id>/result.json       RunView at the end
+    runs/<run id>/imported.json     Imported, of a run that came from another store (see runyard/transfer)
     runs/<run id>/keep              pinned: nothing of this run is removed
     ended/<5 digits>/<8 digits>-<run id>   RunView without tasks; the digits count down the milliseconds of the end
     ended/whole                     every result has its entry there (see records/ended.py)
@@ -56,6 +57,10 @@ def request(run_id: str) -> str:
 
 def result(run_id: str) -> str:
     return f"{run(run_id)}result.json"
+
+
+def imported(run_id: str) -> str:
+    return f"{run(run_id)}imported.json"
 
 
 def keep(run_id: str) -> str:
