@@ -8,7 +8,7 @@ a loop over ten thousand objects does not keep everything else waiting.
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -93,7 +93,15 @@ class FolderStore:
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        await self._in_thread(f"deleting `{key}`", self._tree.delete, key)
+        await self._in_thread(f"deleting `{key}`", self._tree.delete, [key])
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._names.parts(check_key(key))
+        for at in range(0, len(keys), _BATCH):
+            batch = keys[at : at + _BATCH]
+            doing = f"deleting {len(batch)} objects from `{batch[0]}` on"
+            await self._in_thread(doing, self._tree.delete, batch)
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         walk = self._tree.walk(prefix, start_after)

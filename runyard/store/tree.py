@@ -33,6 +33,7 @@ from runyard.errors import (
     StoreUnavailable,
 )
 from runyard.store.base import ObjectInfo
+from runyard.store.deleting import delete_files
 from runyard.store.listing import FOLDER_FLAGS, NO_FOLDER, Names, walk
 from runyard.store.unfinished import STALE_S, Temporary, is_stale, link
 
@@ -174,24 +175,13 @@ class Tree:
             self.stat(key)
             raise _taken(key)
 
-    def delete(self, key: str) -> None:
-        """Remove an object, and every folder that this leaves empty."""
-        *folders, name = self._names.parts(key)
-        way: list[int] = []  # all folders down to it, open: to walk to each of them anew costs more than the rest
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects, and every folder that this leaves empty."""
+        root = self._root()
         try:
-            way.append(self._root())
-            for folder in folders:
-                way.append(os.open(folder, FOLDER_FLAGS, dir_fd=way[-1]))
-            if stat.S_ISDIR(os.stat(name, dir_fd=way[-1], follow_symlinks=False).st_mode):
-                return
-            os.unlink(name, dir_fd=way[-1])
-            self._prune(folders, way)
-        except OSError as error:
-            if error.errno != errno.ENOENT and error.errno not in NO_FOLDER:
-                raise
+            delete_files(root, [self._names.parts(key) for key in keys], self._names)
         finally:
-            for fd in way:
-                os.close(fd)
+            os.close(root)
 
     def walk(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
         """The objects with this prefix after that key, in the order of their keys' bytes."""
@@ -297,36 +287,6 @@ class Tree:
         if self._durable:
             os.fsync(fd)
         return True
-
-    def _prune(self, folders: list[bytes], way: list[int]) -> None:
-        """From below upwards, until one is not empty. ``way``: the root and the folders, open."""
-        for at in reversed(range(len(folders))):
-            removed = self._remove(folders[at], way[at])
-            if not removed and not (self._drop_unfinished(way[at + 1]) and self._remove(folders[at], way[at])):
-                return
-
-    def _remove(self, name: bytes, fd: int) -> bool:
-        """Whether the folder is gone."""
-        try:
-            os.rmdir(name, dir_fd=fd)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
-
-    def _drop_unfinished(self, fd: int) -> bool:
-        """Remove what a killed program left in a folder; whether that was all of it."""
-        left = []
-        with suppress(OSError), os.scandir(fd) as entries:
-            for entry in entries:
-                if not self._names.is_unfinished(os.fsencode(entry.name)) or not is_stale(entry):
-                    return False
-                left.append(entry.name)
-            for name in left:
-                os.unlink(name, dir_fd=fd)
-            return bool(left)
-        return False
 
     # errors
 
