@@ -1,12 +1,15 @@
 """Heartbeats of an activity that waits, with what people want to see: pod, state, node, last message."""
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import Self
 
 from temporalio import activity
 
 from runyard.executors.base import Progress
+
+log = logging.getLogger(__name__)
 
 FIRST_S, EVERY_S = 1.0, 2.0
 
@@ -19,6 +22,7 @@ class Pulse:
         self._task: asyncio.Task[None] | None = None
         self.running = asyncio.Event()
         self.messages: list[str] = []
+        self._waits = False
 
     def report(self, progress: Progress) -> None:
         """What the executor calls; a new message goes out with the next beat."""
@@ -26,6 +30,9 @@ class Pulse:
         for name, value in (("message", progress.message), ("node", progress.node), ("pid", progress.pid)):
             if value:
                 self._details[name] = value
+        if progress.state == "waiting" and not self._waits:
+            self._waits = True  # once: who is how far in which line is in the heartbeats
+            log.info("%s", progress.message)
         if progress.message and progress.message not in self.messages[-1:]:
             self.messages = [*self.messages[-99:], progress.message]
         if progress.state in ("running", "ended"):

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     "--executor", "--queue", "executors", multiple=True, help="Serve the queue of this executor. May be repeated."
 )
 @click.option("--metrics-address", help="Serve metrics and probes at HOST:PORT (RUNYARD_METRICS_ADDRESS).")
+@options.log_format
 @options.connection
 def worker(
     *,
     runs: bool | None,
     executors: tuple[str, ...],
     metrics_address: str | None,
+    log_format: str | None,
     address: str | None,
     namespace: str | None,
     state: Path | None,
@@ -43,8 +45,8 @@ def worker(
     """
     require_ours()
     settings = options.load_settings(state=state)
-    if metrics_address is not None:
-        settings = settings.model_copy(update={"metrics_address": metrics_address})
+    told = {"metrics_address": metrics_address, "log_format": log_format}
+    settings = settings.model_copy(update={name: value for name, value in told.items() if value is not None})
     names = [name.removeprefix("runyard-") for name in executors]
     if not names and not runs:
         names = [settings.executor]
@@ -80,15 +82,16 @@ async def _measured(
     """Metrics and probes while the block runs, where the settings ask for them; before there is a connection."""
     from runyard.metrics import NO_METRICS
 
+    log = {"lines": settings.log_format, "level": settings.log_level or "info"}
     if not settings.metrics_address:
-        to_stderr()
+        to_stderr(**log)
         yield NO_METRICS
         return
     from workers.metrics import PrometheusMetrics
     from workers.pages import choose_loopback, serve_pages
 
     core, metrics = choose_loopback(), PrometheusMetrics()
-    to_stderr(metrics=core)
+    to_stderr(**log, metrics=core)
     for name in executors:
         metrics.serves(name)
     async with serve_pages(settings.metrics_address, metrics, core=core, ready=ready.is_set):
