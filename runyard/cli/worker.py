@@ -1,6 +1,7 @@
 """`runyard worker`: serve a Temporal namespace that somebody else runs."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -68,8 +69,8 @@ async def _serve(
         where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
         work = {
             "worker": serve(client, settings, runs=runs, executors=executors, metrics=metrics, ready=ready),
-            "greeting": _greet(ready, [*(["runs"] if runs else []), *executors], where),
-            "stop": _stop(asked),
+            "greeting": _greet(ready, [*(["runs"] if runs else []), *executors], where, settings),
+            "stop": _stop(asked, settings),
         }
         await until_first({name: asyncio.create_task(each) for name, each in work.items()})
     return Exit.SUCCESS
@@ -98,12 +99,20 @@ async def _measured(
         yield metrics
 
 
-async def _greet(ready: asyncio.Event, served: Sequence[str], where: str) -> None:
+async def _greet(ready: asyncio.Event, served: Sequence[str], where: str, settings: "Settings") -> None:
     await ready.wait()
-    open_console().text(f"serving {', '.join(served)} at {where}")
+    _say(f"serving {', '.join(served)} at {where}", settings)
     await asyncio.Event().wait()
 
 
-async def _stop(asked: Interrupts) -> None:
+async def _stop(asked: Interrupts, settings: "Settings") -> None:
     await asked.asked.wait()
-    open_console().text("letting go; other workers go on")
+    _say("letting go; other workers go on", settings)
+
+
+def _say(text: str, settings: "Settings") -> None:
+    """To people; where programs read what this process says, as a line of its log."""
+    if settings.log_format == "json":
+        logging.getLogger("runyard.worker").info("%s", text)
+    else:
+        open_console().text(text)
