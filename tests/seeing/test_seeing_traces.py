@@ -1,5 +1,6 @@
 """Traces as a collector gets them: one tree a run, the same ids whoever tells, and the steps know theirs."""
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from collector import Collector, Span, collecting
+from seen_worker import worker
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
 from yard import SANDBOX, Yard
@@ -18,7 +20,7 @@ from runyard.executors.base import Executor
 from runyard.executors.memory import MemoryExecutor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
-from runyard.spec.run import RunResult, task_id
+from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, task_id
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
 from runyard.traces import Place, parse
@@ -148,6 +150,39 @@ async def test_a_try_that_is_cut_short_doubles_no_span(
     # what was known only to the try that sealed it, and died before it could tell, is not made up
     lost = {"start", "drain", "archive"} if where == "fetch.sealed" else set()
     assert names == {"queue", "start", "run", "drain", "archive", "delete"} - lost
+
+
+@pytest.mark.timeout(120)
+async def test_a_worker_that_is_killed_leaves_one_tree(
+    client: Client, tmp_path: Path, collector: Collector
+) -> None:
+    """The second worker tells of what the first one began, under the same ids."""
+    gate = tmp_path / "gate"
+    file = file_of(a=[f"touch {gate}.begun; while ! [ -e {gate} ]; do sleep 0.1; done"], b=["true"])
+    soon = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with worker(client, tmp_path, **soon) as first:
+        handle = await client.start_workflow(
+            WORKFLOW,
+            {"file": file, "executor": "local"},
+            id=f"killed-{tmp_path.name}",
+            task_queue=RUNS_QUEUE,
+            result_type=RunResult,
+        )
+        async with asyncio.timeout(60):
+            while not Path(f"{gate}.begun").exists():
+                await asyncio.sleep(0.1)
+        first.kill()
+        first.wait()
+        gate.touch()
+        with worker(client, tmp_path, **soon):
+            await handle.result()
+    root = collector.named("build")
+    attempts = collector.below(root)
+    assert set(attempts) == {"a", "b"}
+    for attempt in attempts.values():
+        assert {"start", "run", "drain", "archive", "delete"} <= set(collector.below(attempt))
+    assert len({span.span_id for span in collector.spans}) == len(collector.spans)
+    assert len({span.trace_id for span in collector.spans}) == 1
 
 
 async def test_the_callers_trace_is_gone_on_with(client: Client, store: ObjectStore, collector: Collector) -> None:
