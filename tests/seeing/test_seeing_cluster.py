@@ -1,5 +1,6 @@
 """A trace of a run in pods: all phases, and the step's place in it, which is told to main only."""
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -79,7 +80,7 @@ async def test_a_run_in_pods_is_one_tree_with_every_phase(
 async def _environments(core: CoreV1Api, namespace: str) -> dict[str, str]:
     """What each container of the first pod that there is has as TRACEPARENT."""
     while not (pods := (await core.list_namespaced_pod(namespace)).items):
-        pass
+        await asyncio.sleep(0.05)
     return {
         each.name: next((pair.value for pair in each.env if pair.name == "TRACEPARENT"), "")
         for each in pods[0].spec.containers

@@ -80,9 +80,9 @@ async def test_every_line_is_json_and_says_what_it_is_about(client: Client, tmp_
         assert {"time", "level", "logger", "message"} <= set(line)
         assert datetime.fromisoformat(line["time"])
     ours = [line for line in lines if line.get("run") == handle.id]
-    of_run = [line["message"] for line in ours if "task" not in line]
-    assert of_run == ["run planned", "run ended"]
-    assert (ours[-1]["result"], ours[-1]["cause"]) == ("failed", "1 of 3 tasks failed: second")
+    of_run = [line for line in ours if "task" not in line]
+    assert [line["message"] for line in of_run] == ["run planned", "run ended"]
+    assert (of_run[1]["result"], of_run[1]["cause"]) == ("failed", "1 of 3 tasks failed: second")
 
     def told(task: str, attempt: int) -> dict[str, dict[str, object]]:
         found = [line for line in ours if (line.get("task"), line.get("attempt")) == (task, attempt)]
@@ -93,7 +93,8 @@ async def test_every_line_is_json_and_says_what_it_is_about(client: Client, tmp_
     assert told("first", 1)["ended"]["status"] == "success"
     assert told("second", 1)["ended"]["exit_code"] == 7
     assert told("second", 1)["is tried again"]["reason"] == "exit_code"
-    assert set(told("second", 2)) == {"placed", "ended", "deleted"}
+    assert {"placed", "ended", "deleted"} <= set(told("second", 2))
+    assert "is tried again" not in told("second", 2)
     waits = [line for line in ours if line["message"].startswith("waits for room")]
     tasks = [(line["task"], line["attempt"]) for line in waits]
     assert {"first", "beside"} & {name for name, _ in tasks}, "there is one slot for the two"
