@@ -5,7 +5,7 @@ and changes nothing else: a run must not wait for those who watch it.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -13,6 +13,7 @@ from temporalio import activity
 
 from activities.signatures import TaskAttempt
 from runyard.errors import RunyardError
+from runyard.executors.base import Ended
 from runyard.metrics import Phase
 from runyard.records.runs import find_header
 from runyard.spec.plan import RunPlan
@@ -44,6 +45,16 @@ class Lapse(NamedTuple):
     @property
     def seconds(self) -> float:
         return (self.until - self.since).total_seconds()
+
+
+def lapses_of(ended: Ended | None, end: TaskEnd) -> Iterator[Lapse]:
+    """The phases in the pod, as far as somebody noted both ends."""
+    placed = (ended.created_at, ended.placed_at, ended.started_at) if ended else (None, None, None)
+    edges = (*placed, end.started_at, end.ended_at, ended.ended_at if ended else None)
+    names: tuple[Phase, ...] = ("schedule", "pull", "start", "run", "drain")
+    for phase, since, until in zip(names, edges, edges[1:], strict=False):
+        if since is not None and until is not None:
+            yield Lapse(phase, since, until)
 
 
 class Spans:

@@ -8,8 +8,7 @@ arrow between two effects may be cut; `fault` is where tests cut them.
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from temporalio import activity
@@ -30,12 +29,12 @@ from activities.signatures import (
     ScheduleTask,
     TaskAttempt,
 )
-from activities.spans import Lapse, Spans
+from activities.spans import Lapse, Spans, lapses_of
 from activities.verdict import judge
 from runyard.dialogue import Manifest
-from runyard.errors import ConfigError, Conflict, Corrupt, NotFound, RunyardError
+from runyard.errors import ConfigError, Conflict, Corrupt, Forbidden, NotFound, RunyardError
 from runyard.executors.base import Ended, Executor
-from runyard.metrics import NO_METRICS, Gap, Metrics, Phase
+from runyard.metrics import NO_METRICS, Gap, Metrics
 from runyard.reasons import Reason
 from runyard.records.archives import verify_archives
 from runyard.records.logs import load_manifest, load_seal, seal
@@ -82,9 +81,10 @@ class TaskActivities:
         name = _enter(request.attempt)
         async with Pulse(name) as pulse:
             if await load_seal(self._store, request.attempt.task_id, request.attempt.attempt) is not None:
-                return ScheduledTask(pod=PodRef(name=name, uid=""), scheduled_at=_now())  # fetch gives its end
+                pod = PodRef(name=name, uid="")  # fetch gives its end
+                return ScheduledTask(pod=pod, scheduled_at=pulse.now())
             pod = await self._place(request, pulse)
-            return ScheduledTask(pod=pod, scheduled_at=_now())
+            return ScheduledTask(pod=pod, scheduled_at=pulse.now())
 
     @activity.defn(name=FETCH_TASK)
     @translate
@@ -99,11 +99,11 @@ class TaskActivities:
                 self._fault("fetch.begin")
                 ended, stopped = await self._care(request, task, pulse)
                 self._fault("fetch.ended")
-                end, lapses = await self._take_over(request, task, ended, stopped=stopped)
+                end, lapses = await self._take_over(request, task, ended, pulse, stopped=stopped)
             else:  # by a try before this one, which alone knew when its pod was placed and began
-                end, lapses = sealed.end, list(_lapses(None, sealed.end))
+                end, lapses = sealed.end, list(lapses_of(None, sealed.end))
             since = request.scheduled_at - timedelta(milliseconds=request.waited_ms)
-            await self._spans.attempt(attempt, lapses, end, since=since, until=_now())
+            await self._spans.attempt(attempt, lapses, end, since=since, until=pulse.now())
         if end.status == "failed":
             raise failed_task(end)
         return end
@@ -113,8 +113,9 @@ class TaskActivities:
     async def delete_task(self, request: DeleteTasks) -> None:
         """Remove the pods. Where one is not known, its attempt is closed first, so that nothing can begin it."""
         self._fault("delete.begin")
-        async with Pulse(pod_name(request.tasks[0].attempt)):
-            results = await asyncio.gather(*map(self._delete, request.tasks), return_exceptions=True)
+        async with Pulse(pod_name(request.tasks[0].attempt)) as pulse:
+            deletes = [self._delete(each, pulse) for each in request.tasks]
+            results = await asyncio.gather(*deletes, return_exceptions=True)
         for result in results:  # all were tried; a further try finds those gone that went
             if isinstance(result, BaseException):
                 raise result
@@ -145,9 +146,9 @@ class TaskActivities:
         except RunyardError as error:
             if error.retryable or isinstance(error, Conflict):
                 raise
-            raise await self._refuse(attempt, error) from error
+            raise await self._refuse(attempt, error, pulse) from error
         self._fault("schedule.started")
-        queue = Lapse("queue", activity.info().scheduled_time, _now())
+        queue = Lapse("queue", activity.info().scheduled_time, pulse.now())
         self._measure(queue)
         log.info("placed", extra={"queue_s": round(queue.seconds, 3)})
         await self._spans.phases(attempt, [queue])
@@ -167,15 +168,12 @@ class TaskActivities:
         if refused:
             raise ConfigError("; ".join(refused))
 
-    async def _refuse(self, attempt: TaskAttempt, error: RunyardError) -> ApplicationError:
-        try:
-            reason = Reason(error.code)
-        except ValueError:
-            reason = Reason.START_ERROR
-        end = TaskEnd(status="failed", reason=reason, message=error.message[:500], began=False, ended_at=_now())
+    async def _refuse(self, attempt: TaskAttempt, error: RunyardError, pulse: Pulse) -> ApplicationError:
+        reason, message = _reason_of(error), error.message[:500]
+        end = TaskEnd(status="failed", reason=reason, message=message, began=False, ended_at=pulse.now())
         said = [error.message, error.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=None, end=end, setup=said)
-        queue = Lapse("queue", activity.info().scheduled_time, _now())
+        queue = Lapse("queue", activity.info().scheduled_time, pulse.now())
         self._measure(queue, end.status)
         _tell(end)
         await self._spans.attempt(attempt, [queue], end, since=queue.since, until=queue.until)
@@ -212,7 +210,7 @@ class TaskActivities:
         follow = asyncio.create_task(self._executor.follow(pod, owner=_owner(), report=pulse.report))
         running = asyncio.create_task(pulse.running.wait())
         try:
-            left_s = limit_s - (_now() - request.scheduled_at).total_seconds()
+            left_s = limit_s - (pulse.now() - request.scheduled_at).total_seconds()
             await asyncio.wait({follow, running}, timeout=max(0.1, left_s), return_when="FIRST_COMPLETED")
             if follow.done() or pulse.running.is_set():
                 return await follow
@@ -229,17 +227,18 @@ class TaskActivities:
             follow.cancel()
 
     async def _take_over(
-        self, request: FetchTask, task: TaskPlan, ended: Ended, *, stopped: bool
+        self, request: FetchTask, task: TaskPlan, ended: Ended, pulse: Pulse, *, stopped: bool
     ) -> tuple[TaskEnd, list[Lapse]]:
         """How it ended, and the phases that are over."""
-        began_at = _now()
+        began_at = pulse.now()
         store, attempt, number = self._store, request.attempt, request.attempt.attempt
         manifest = await self._manifest(attempt)
         # closed, not only looked at: a pod that is gone for its cluster may still be alive on a lost node
         began = manifest is not None or not await self._close(attempt)
         end = judge(ended, manifest, steps=task.steps, began=began, stopped=stopped)
         if not stopped:
-            end = _overdue_earlier(end, task.timeouts.pending_s, since=request.scheduled_at)
+            after_s = (pulse.now() - request.scheduled_at).total_seconds()
+            end = _overdue_earlier(end, task.timeouts.pending_s, after_s=after_s)
         if manifest is not None and manifest.archives:
             try:
                 await verify_archives(store, attempt.task_id, manifest.archives)
@@ -258,7 +257,7 @@ class TaskActivities:
         sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said)
         self._fault("fetch.sealed")
         end = sealed.end  # another caretaker's, where that one was first
-        lapses, archive = list(_lapses(ended, end)), Lapse("archive", began_at, _now())
+        lapses, archive = list(lapses_of(ended, end)), Lapse("archive", began_at, pulse.now())
         for lapse in lapses:
             self._measure(lapse)
         self._measure(archive, end.status)
@@ -290,22 +289,21 @@ class TaskActivities:
 
     # delete
 
-    async def _delete(self, request: DeleteTask) -> None:
+    async def _delete(self, request: DeleteTask, pulse: Pulse) -> None:
         _enter(request.attempt)
-        asked_at = _now()
+        asked_at = pulse.now()
         if request.pod is not None:
             await self._executor.delete(request.pod)
-            await self._deleted(request.attempt, asked_at, None)
+            await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), None)
             return
         began = not await self._close(request.attempt)
         await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
-        if end := await self._seal_unfetched(request, began=began):
+        if end := await self._seal_unfetched(request, pulse, began=began):
             _tell(end)
-            await self._deleted(request.attempt, asked_at, end)
+            await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), end)
 
-    async def _deleted(self, attempt: TaskAttempt, asked_at: datetime, end: TaskEnd | None) -> None:
+    async def _deleted(self, attempt: TaskAttempt, gone: Lapse, end: TaskEnd | None) -> None:
         """``end``: of an attempt that ended by this, since nobody had fetched it."""
-        gone = Lapse("delete", asked_at, _now())
         self._measure(gone, end.status if end else "")
         log.info("deleted", extra={"delete_s": round(gone.seconds, 3)})
         if end is None:
@@ -313,13 +311,13 @@ class TaskActivities:
         else:
             await self._spans.attempt(attempt, [gone], end, since=gone.since, until=gone.until)
 
-    async def _seal_unfetched(self, request: DeleteTask, *, began: bool) -> TaskEnd | None:
+    async def _seal_unfetched(self, request: DeleteTask, pulse: Pulse, *, began: bool) -> TaskEnd | None:
         """The last word on an attempt that no `fetch_task` saw: what it wrote, why it ended. None = it has one."""
         attempt = request.attempt
         if await load_seal(self._store, attempt.task_id, attempt.attempt) is not None:
             return None
         end = request.end or TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False)
-        end = end.model_copy(update={"began": began, "ended_at": _now()})
+        end = end.model_copy(update={"began": began, "ended_at": pulse.now()})
         manifest = await self._manifest(attempt)
         said = [end.message or end.reason.sentence, end.reason.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
@@ -346,25 +344,15 @@ def _tell(end: TaskEnd) -> None:
     log.info("ended", extra={**told, "why": end.message})
 
 
-def _lapses(ended: Ended | None, end: TaskEnd) -> Iterator[Lapse]:
-    """The phases in the pod, as far as somebody noted both ends."""
-    placed = (ended.created_at, ended.placed_at, ended.started_at) if ended else (None, None, None)
-    edges = (*placed, end.started_at, end.ended_at, ended.ended_at if ended else None)
-    names: tuple[Phase, ...] = ("schedule", "pull", "start", "run", "drain")
-    for phase, since, until in zip(names, edges, edges[1:], strict=False):
-        if since is not None and until is not None:
-            yield Lapse(phase, since, until)
-
-
 def _overdue(limit_s: float) -> str:
     return f"not running after {limit_s:g} s"
 
 
-def _overdue_earlier(end: TaskEnd, limit_s: float | None, *, since: datetime) -> TaskEnd:
+def _overdue_earlier(end: TaskEnd, limit_s: float | None, *, after_s: float) -> TaskEnd:
     """A pod that was stopped for its pending timeout by a caretaker who died before it could say so."""
     if limit_s is None or end.began or end.reason not in (Reason.CANCELLED, Reason.LOST):
         return end
-    if (_now() - since).total_seconds() < limit_s:
+    if after_s < limit_s:
         return end
     update = {"status": "failed", "reason": Reason.TIMEOUT_PENDING, "message": _overdue(limit_s)}
     return end.model_copy(update=update)
@@ -385,5 +373,11 @@ def _owner() -> str:
     return f"{info.workflow_run_id}/{info.activity_id}/{info.attempt}"
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _reason_of(error: RunyardError) -> Reason:
+    """Of a task that cannot be placed at all."""
+    if isinstance(error, Forbidden):
+        return Reason.NOT_ADMITTED
+    try:
+        return Reason(error.code)
+    except ValueError:
+        return Reason.START_ERROR
