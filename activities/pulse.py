@@ -7,6 +7,7 @@ worker, and each worker's own clock may be minutes off: then a task would be ove
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -23,8 +24,9 @@ FIRST_S, EVERY_S = 1.0, 2.0
 class Pulse:
     """Beats while the block runs. An activity of less than a second never beats: that is one request less."""
 
-    def __init__(self, pod: str = "") -> None:
+    def __init__(self, pod: str = "", *, store_news: Callable[[], str] = str) -> None:
         self._details: dict[str, str | int] = {"pod": pod} if pod else {}
+        self._store_news = store_news
         self._task: asyncio.Task[None] | None = None
         self._began_s = time.monotonic()
         self.running = asyncio.Event()
@@ -62,5 +64,6 @@ class Pulse:
     async def _beat(self) -> None:
         await asyncio.sleep(FIRST_S)
         while True:
-            activity.heartbeat(self._details)
+            news = self._store_news()
+            activity.heartbeat({**self._details, "store": news} if news else self._details)
             await asyncio.sleep(EVERY_S)

@@ -30,6 +30,7 @@ from activities.signatures import (
     TaskAttempt,
 )
 from activities.spans import Lapse, Spans, lapses_of
+from activities.storewatch import StoreWatch
 from activities.verdict import judge
 from runyard.dialogue import Manifest
 from runyard.errors import ConfigError, Conflict, Corrupt, Forbidden, NotFound, RunyardError
@@ -72,6 +73,7 @@ class TaskActivities:
         self._log_bytes = log_bytes
         self._metrics = metrics
         self._spans = Spans(store, traces)
+        self._store_watch = StoreWatch(store, spool_bytes=executor.spool_bytes)
         self._fault = fault
 
     @activity.defn(name=SCHEDULE_TASK)
@@ -92,7 +94,10 @@ class TaskActivities:
         """Wait for main's end, take over what the agent brought to the store, verify and seal it."""
         attempt = request.attempt
         _enter(attempt)
-        async with Pulse(request.pod.name) as pulse:
+        async with (
+            self._store_watch.watching(),
+            Pulse(request.pod.name, store_news=lambda: self._store_watch.news) as pulse,
+        ):
             sealed = await load_seal(self._store, attempt.task_id, attempt.attempt)
             if sealed is None:
                 task = await read_task(self._store, attempt.run_id, attempt.at)

@@ -56,6 +56,7 @@ class KubernetesExecutor:
         metrics: Metrics = NO_METRICS,
     ) -> None:
         self.name = name
+        self.spool_bytes = rules.spool_bytes
         self._metrics = metrics
         self._rules = rules
         self.namespace = namespace
