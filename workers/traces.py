@@ -6,6 +6,7 @@ Its exporter has a thread of its own: it blocks, and a collector that is away mu
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
+
+_CLOSE_S = 3.0
+"""A collector that is away must not hold up whoever wants to leave."""
+
+log = logging.getLogger(__name__)
 
 
 def asked_for() -> bool:
@@ -45,7 +51,12 @@ async def traced() -> AsyncIterator[Traces]:
     try:
         yield traces
     finally:
-        await asyncio.to_thread(traces.close)  # it waits for the collector
+        closing = asyncio.ensure_future(asyncio.to_thread(traces.close))  # it waits for the collector
+        done, _ = await asyncio.wait({closing}, timeout=_CLOSE_S)
+        if not done:
+            log.warning("spans are lost: the collector does not take them")
+            traces.give_up()
+        await closing
 
 
 def open_traces() -> "OtlpTraces":
@@ -90,11 +101,22 @@ class OtlpTraces:
             def generate_span_id(self) -> int:
                 return self.span
 
+        class Exporter(OTLPSpanExporter):
+            """One that may be shut down twice: by who gives up, and by who closes."""
+
+            over = False
+
+            def shutdown(self) -> None:
+                if not self.over:
+                    self.over = True
+                    super().shutdown()  # type: ignore[no-untyped-call]
+
         self._given = Given()
         usual = {"service.name": "runyard", "service.version": __version__}
         named = Resource.create({} if os.environ.get("OTEL_SERVICE_NAME") else usual)
         self._provider = TracerProvider(resource=named, id_generator=self._given, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._exporter = Exporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("runyard", __version__)
 
     def begin(self, run: RunPlan) -> Place | None:
@@ -122,6 +144,10 @@ class OtlpTraces:
         if span.error is not None:
             made.set_status(StatusCode.ERROR, span.error)
         made.end(_nanoseconds(max(span.started_at, span.ended_at)))
+
+    def give_up(self) -> None:
+        """Let no request be tried again: `close` then returns."""
+        self._exporter.shutdown()
 
     def close(self) -> None:
         """Blocks, for some seconds where the collector is away."""

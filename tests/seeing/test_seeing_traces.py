@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 from collector import Collector, Span, collecting
+from minio_server import free_port
 from seen_worker import worker
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
 from yard import SANDBOX, Yard
 
 from activities.faults import no_fault
+from activities.launch import build_launch
+from activities.signatures import TaskAttempt
 from runyard.errors import ConfigError
-from runyard.executors.base import Executor
+from runyard.executors.base import Executor, Launch
 from runyard.executors.memory import MemoryExecutor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
+from runyard.spec.plan import Container, RunPlan, RunStep, TaskPlan
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, task_id
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
@@ -290,3 +294,34 @@ def test_nothing_is_imported_where_nobody_asks() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["False", "[]"]
+
+
+async def test_a_collector_that_is_away_holds_nobody_up(
+    client: Client, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exporter would try again for ten seconds, and a worker that is told to end may have less."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
+    executor = MemoryExecutor()
+    async with asyncio.timeout(60):
+        async with tracing(client, store, executor) as yard:
+            assert (await (await yard.start(file_of(a=["print hello"]))).result()).result == "success"
+    await executor.close()
+    assert "spans are lost: the collector does not take them" in caplog.messages
+
+
+async def test_a_pod_is_the_same_pod_whoever_is_told_of_its_spans(store: ObjectStore) -> None:
+    """Else a worker without traces could not adopt what one with traces made, in the middle of an upgrade."""
+    run = RunPlan(run_id="r", name="r")
+    task = TaskPlan(id="t", name="t", containers=[Container(image="i")], steps=[RunStep(command="true")])
+    attempt = TaskAttempt(run_id="r", task="t", task_id="t", attempt=1, at=(0, 0), header=0)
+
+    async def launch(traceparent: str) -> Launch:
+        return await build_launch(
+            store, run, task, attempt, outputs_of={}, owner="o", log_bytes=1024, traceparent=traceparent
+        )
+
+    plain, traced_one = await launch(""), await launch(CALLER)
+    assert traced_one.environment["TRACEPARENT"] == CALLER
+    assert "TRACEPARENT" not in plain.environment
+    assert plain.digest == traced_one.digest
