@@ -16,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.pulse import Pulse
 from activities.signatures import STAY_IN_LINE, WATCH_RUN, WatchRun
 from runyard.spec.group import ENTER, LINE_MEMO, LINE_WORKFLOW, LINES_QUEUE, Entry, LineState
+from runyard.worklog import about
 
 HISTORY_EVENTS: Final = 4_000
 """A line is told when to continue as new, so that the number can change without breaking lines that are open."""
@@ -38,6 +39,7 @@ class GroupActivities:
         theory have begun and ended, which would give a number twice: it would have to be terminated within
         milliseconds of its own start.
         """
+        about(run=entry.run_id)
         async with Pulse(entry.run_id):
             while True:
                 last = (await self._last_state(entry.line)).model_copy(update={"history_events": HISTORY_EVENTS})
@@ -60,6 +62,7 @@ class GroupActivities:
     @activity.defn(name=WATCH_RUN)
     async def watch_run(self, watch: WatchRun) -> None:
         """Returns when the run has ended: succeeded, failed, cancelled, terminated, timed out or deleted."""
+        about(run=watch.run_id)
         async with Pulse(watch.run_id):
             run_id = watch.execution_id
             while True:

@@ -5,7 +5,9 @@ worker, and each worker's own clock may be minutes off: then a task would be ove
 """
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -14,18 +16,22 @@ from temporalio import activity
 
 from runyard.executors.base import Progress
 
+log = logging.getLogger(__name__)
+
 FIRST_S, EVERY_S = 1.0, 2.0
 
 
 class Pulse:
     """Beats while the block runs. An activity of less than a second never beats: that is one request less."""
 
-    def __init__(self, pod: str = "") -> None:
+    def __init__(self, pod: str = "", *, store_news: Callable[[], str] = str) -> None:
         self._details: dict[str, str | int] = {"pod": pod} if pod else {}
+        self._store_news = store_news
         self._task: asyncio.Task[None] | None = None
         self._began_s = time.monotonic()
         self.running = asyncio.Event()
         self.messages: list[str] = []
+        self._waits = False
 
     def now(self) -> datetime:
         """When the server started this try, and what has passed since."""
@@ -37,6 +43,9 @@ class Pulse:
         for name, value in (("message", progress.message), ("node", progress.node), ("pid", progress.pid)):
             if value:
                 self._details[name] = value
+        if progress.state == "waiting" and not self._waits:
+            self._waits = True  # once: who is how far in which line is in the heartbeats
+            log.info("%s", progress.message)
         if progress.message and progress.message not in self.messages[-1:]:
             self.messages = [*self.messages[-99:], progress.message]
         if progress.state in ("running", "ended"):
@@ -55,5 +64,6 @@ class Pulse:
     async def _beat(self) -> None:
         await asyncio.sleep(FIRST_S)
         while True:
-            activity.heartbeat(self._details)
+            news = self._store_news()
+            activity.heartbeat({**self._details, "store": news} if news else self._details)
             await asyncio.sleep(EVERY_S)

@@ -87,6 +87,7 @@ class FetchTask(Model):
     attempt: TaskAttempt
     pod: PodRef
     scheduled_at: datetime
+    waited_ms: int = 0  # before that, for room and a worker
     stop: bool = False
 
 

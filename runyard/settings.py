@@ -36,6 +36,9 @@ class Settings(BaseSettings):
 
     ui: str = ""  # address of the Temporal UI, for links; "" = known only for servers of this machine
 
+    log_format: Literal["text", "json"] = "text"  # of a worker's own log, on its standard error
+    # of the same; None = `info` for `worker`, `warning` for `dev`
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
     metrics_address: str = ""  # HOST:PORT where workers serve /metrics, /healthz and /readyz; "" = nowhere
 
     store: Literal["posix", "posixflat", "s3"] = "posix"

@@ -32,6 +32,8 @@ from runyard.spec.run import RUNS_QUEUE, executor_queue
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import SEARCH_ATTRIBUTES
+from runyard.traces import NO_TRACES, Traces
+from workers.traces import traced
 from workflows.cleanup import CleanupWorkflow
 from workflows.group import GroupWorkflow
 from workflows.run import RunWorkflow
@@ -60,6 +62,7 @@ async def serve(
     store = open_store(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
+        traces = await stack.enter_async_context(traced())
         opened = [open_executor(name, settings, metrics=metrics) for name in executors]
         for executor in opened:
             stack.push_async_callback(executor.close)
@@ -74,6 +77,7 @@ async def serve(
             caps=Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs),
             retention=retention_of(settings),
             metrics=metrics,
+            traces=traces,
             looked_after=[*executors, settings.executor, *settings.cleanup_executors],
         ):
             await stack.enter_async_context(worker)
@@ -93,6 +97,7 @@ def build_workers(
     retention: Retention | None = None,
     looked_after: Sequence[str] = (),
     metrics: Metrics = NO_METRICS,
+    traces: Traces = NO_TRACES,
     fault: Fault = no_fault,
     runner: WorkflowRunner = RUNNER,
 ) -> list[Worker]:
@@ -102,10 +107,10 @@ def build_workers(
     """
     names = [*(executor.name for executor in executors), *looked_after]
     cleanup = CleanupActivities(store, client, retention=retention or Retention(), executors=names)
-    run = RunActivities(store, caps=caps, metrics=metrics, fault=fault)
+    run = RunActivities(store, caps=caps, metrics=metrics, traces=traces, fault=fault)
     workers = [_run_worker(client, run, cleanup, runner)] if runs else []
     for executor in executors:
-        tasks = TaskActivities(store, executor, log_bytes=log_bytes, metrics=metrics, fault=fault)
+        tasks = TaskActivities(store, executor, log_bytes=log_bytes, metrics=metrics, traces=traces, fault=fault)
         workers.append(
             Worker(
                 client,

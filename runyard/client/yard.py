@@ -135,13 +135,15 @@ class Runyard:
         owner: str = "",
         priority: int = 3,
         trigger: str = "manual",
+        traceparent: str = "",
         run_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
         """Start a run of a run file: a path, its text, or the object itself.
 
         ``local`` is a folder of a git checkout: `clone` then yields the checkout as it is now, on whatever machine
-        the task runs; with ``ignored`` also what git ignores. ``priority`` is 1 (first) to 5. With an
+        the task runs; with ``ignored`` also what git ignores. ``priority`` is 1 (first) to 5. ``traceparent`` is
+        the span, as W3C writes it, that the run's own are to be below. With an
         ``idempotency_key`` a second start gives the run that the first one made, also when that has ended. Raises
         InvalidRunFile and InvalidRequest before anything is started, NotFound for a file that is not there,
         Conflict when ``run_id`` is taken.
@@ -168,6 +170,7 @@ class Runyard:
             message=message,
             environment=dict(environment or {}),
             annotations=dict(annotations or {}),
+            traceparent=traceparent,
         )
         return await self.submit(
             request,
@@ -190,6 +193,7 @@ class Runyard:
         executor: str | None = None,
         owner: str | None = None,
         priority: int | None = None,
+        traceparent: str | None = None,
         run_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
@@ -205,6 +209,7 @@ class Runyard:
             "executor": executor,
             "owner": owner,
             "priority": priority,
+            "traceparent": traceparent,
         }
         if file is not None:
             given["file"], given["file_name"] = await asyncio.to_thread(read_file, file)

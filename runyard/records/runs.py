@@ -22,6 +22,7 @@ from runyard.store import paths
 from runyard.store.base import ObjectStore, read
 
 _CHUNK = 256 << 10
+_HEAD = 16 << 10
 _AT_ONCE = 64
 
 M = TypeVar("M", bound=Model)
@@ -58,6 +59,16 @@ async def write_plan(store: ObjectStore, plan: Plan) -> PlanIndex:
 async def read_header(store: ObjectStore, run_id: str, header: int) -> RunPlan:
     """What is true for the whole run; ``header`` is its length in bytes. Raises NotFound, Corrupt."""
     return _parse(RunPlan, await read(store, paths.plan(run_id), length=header), run_id)
+
+
+async def find_header(store: ObjectStore, run_id: str) -> RunPlan:
+    """The same by who does not know its length. Raises NotFound, Corrupt."""
+    length = _HEAD
+    while True:
+        head = b"".join([chunk async for chunk in store.get(paths.plan(run_id), length=length)])
+        if b"\n" in head or len(head) < length:
+            return _parse(RunPlan, head.partition(b"\n")[0], run_id)
+        length *= 8
 
 
 async def read_task(store: ObjectStore, run_id: str, at: tuple[int, int]) -> TaskPlan:

@@ -67,6 +67,8 @@ class RunRequest(Input):
     annotations: dict[str, str] = {}
     window: int = Field(default=500, ge=1, le=1_000)  # tasks in flight at most, for the engine's sake
     restart: Restart | None = None
+    # W3C's: the span in which the run is started; its own spans are then below that one
+    traceparent: str = Field(default="", pattern=r"^([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?$")
 
     @model_validator(mode="after")
     def _has_file(self) -> Self:

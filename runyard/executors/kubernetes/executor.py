@@ -57,6 +57,7 @@ class KubernetesExecutor:
         metrics: Metrics = NO_METRICS,
     ) -> None:
         self.name = name
+        self.spool_bytes = rules.spool_bytes
         self._metrics = metrics
         self._rules = rules
         self.namespace = namespace
@@ -378,7 +379,10 @@ class KubernetesExecutor:
         api, _, _ = await self._open()
         token = ""
         while True:
-            page = await api.page("pods", token=token, labelSelector=names.SELECTOR)
+            try:
+                page = await api.page("pods", token=token, labelSelector=names.SELECTOR)
+            except Refused as error:
+                raise ExecutorError(f"the pods cannot be listed: {error.message or error.word}") from error
             for body in fields.parts(page, "items"):
                 yield _as_seen(body)
             token = fields.text(page, "metadata", "continue")

@@ -37,6 +37,7 @@ class LocalExecutor:
     """Tasks as processes. ``environ`` is what tasks inherit from, by default the worker's environment."""
 
     name = "local"
+    spool_bytes = 0
 
     def __init__(
         self,
