@@ -1,4 +1,4 @@
-"""Whole runs on the lab that something goes wrong with: places with rules of their own, and what provokes a fault.
+"""Whole runs on the lab, Temporal and a bucket included, in places with rules of their own.
 
 A *place* is a namespace and an executor with its template: what an administrator would set up. Each has a queue
 of its own, so one worker serves all of them, and all rows of a table run beside each other: a fault of one must
@@ -7,9 +7,6 @@ not reach another.
 
 import asyncio
 import contextlib
-import os
-import re
-import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +26,7 @@ from runyard.executors.kubernetes.verdict import Patience
 from runyard.records.logs import Seal, load_seal
 from runyard.records.runs import read_result
 from runyard.settings import Settings
+from runyard.spec.cleanup import Retention
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView, task_id
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
@@ -81,7 +79,7 @@ class Scene:
     def core(self) -> CoreV1Api:
         return CoreV1Api(self.api)
 
-    async def serve(self, places: Mapping[str, Place]) -> dict[str, Spot]:
+    async def serve(self, places: Mapping[str, Place], *, retention: Retention | None = None) -> dict[str, Spot]:
         """One worker, in this process, for all these places and for the runs themselves."""
         spots: dict[str, Spot] = {}
         executors = []
@@ -95,7 +93,7 @@ class Scene:
             executors.append(executor)
             self.stack.push_async_callback(executor.close)
             spots[name] = Spot(namespace=namespace, executor=executor.name)
-        for worker in build_workers(self.client, self.store, executors, runner=SANDBOX):
+        for worker in build_workers(self.client, self.store, executors, runner=SANDBOX, retention=retention):
             await self.stack.enter_async_context(worker)
         return spots
 
@@ -221,57 +219,6 @@ async def open_scene(lab: Lab, client: Client, folder: Path, **more: object) -> 
             )
 
 
-# What provokes a fault
-
-
-async def evict(scene: Scene, pod: Pod) -> None:
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name}}
-    await scene.core.create_namespaced_pod_eviction(pod.name, pod.namespace, body)
-
-
-async def delete_gracefully(scene: Scene, pod: Pod) -> None:
-    await scene.core.delete_namespaced_pod(pod.name, pod.namespace, grace_period_seconds=5)
-
-
-async def delete_by_force(scene: Scene, pod: Pod) -> None:
-    await scene.core.delete_namespaced_pod(pod.name, pod.namespace, grace_period_seconds=0)
-
-
-async def delete_namespace(scene: Scene, pod: Pod) -> None:
-    await scene.core.delete_namespace(pod.namespace)
-
-
-async def kill_agent(scene: Scene, pod: Pod) -> None:
-    """As the kernel does it: the lab's node is this machine."""
-    pids = processes_of(pod.uid, "agent.pyc")
-    assert pids, f"no agent of {pod.name} on this machine"
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-
-
-async def preempt(scene: Scene, pod: Pod) -> None:
-    """A pod of a higher class, which fits on the node only without that one."""
-    container = {"name": "x", "image": scene.lab.image_task, "command": ["true"]}
-    container["resources"] = {"requests": {"cpu": f"{(os.cpu_count() or 1) * 1000 - 900}m"}}
-    spec = {"restartPolicy": "Never", "priorityClassName": "system-cluster-critical", "containers": [container]}
-    higher = {"metadata": {"generateName": "higher-"}, "spec": spec}
-    await scene.core.create_namespaced_pod(pod.namespace, higher)
-
-
-def processes_of(uid: str, words: str) -> list[int]:
-    """Processes in the containers of that pod whose command line has these words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            groups = (entry / "cgroup").read_text()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if re.search(rf"pod{uid}", groups.replace("_", "-")) and words in command:
-                found.append(int(entry.name))
-    return found
-
-
 async def answered(request: Callable[[], Awaitable[object]], *, within_s: float = 90) -> object:
     """The answer to a request that the API server refuses, or cannot take, for a while."""
     async with asyncio.timeout(within_s):
@@ -280,3 +227,21 @@ async def answered(request: Callable[[], Awaitable[object]], *, within_s: float 
                 return await request()
             except (ApiException, OSError):
                 await asyncio.sleep(0.2)
+
+
+# Tasks whose logs are known
+
+
+def lines(name: str, count: int) -> bytes:
+    """What `counting` prints."""
+    return b"".join(f"{name} {n} is a line that must not be lost\n".encode() for n in range(count))
+
+
+def counting(name: str, count: int, *, every_s: float = 0.05, code: int = 0, **more: Any) -> dict[str, Any]:
+    """A task that prints known lines one after another, and ends with ``code``."""
+    step = (
+        f"n=0; while [ $n -lt {count} ]; do echo '{name}' $n 'is a line that must not be lost'; "
+        f"n=$((n+1)); sleep {every_s}; done; exit {code}"
+    )
+    image = {"image": "lab.local/task:1"}
+    return {"name": name, "runtime": {"containers": [image]}, "steps": [{"run": step}], **more}
