@@ -1,5 +1,6 @@
 """What a cleanup does to a store: what goes, what stays and why, and that it goes on wherever it was cut."""
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from old_runs import NOW, clean, keys, knowing, put_run
 from pydantic import ValidationError
 
 from runyard.errors import Conflict, StoreUnavailable
-from runyard.records import expiry
+from runyard.records import expiry, sharing
 from runyard.records.cachesweep import expire_caches
 from runyard.records.expiry import How
 from runyard.records.fates import OPEN, PINNED, UNKNOWN, UNREADABLE, YOUNG, RunStatus

@@ -82,8 +82,8 @@ async def try_pod(api: Api, rules: Rules) -> str:
         await api.create("pods", build_pod(launch, rules, process="doctor"), dry_run=True)
         await api.create("secrets", build_secret(launch, "of-no-pod"), dry_run=True)
     except Refused as error:
-        if waits := quota.waits_for(error):
-            return waits
+        if (short := quota.shortage(error)) is not None:
+            return str(short)
         raise quota.as_error(error) from error
     return ""
 
