@@ -192,6 +192,14 @@ def test_a_node_that_does_not_answer() -> None:
     assert "has not confirmed" in late.message
 
 
+def test_a_node_that_has_been_silent_for_a_while_is_named() -> None:
+    body, _ = recorded("running")
+    (ready,) = (each for each in body["status"]["conditions"] if each["type"] == "Ready")
+    ready["status"] = "False"
+    verdict = judge(body, gone=False, now=taken_at(body))
+    assert (verdict.state, verdict.message, verdict.ended) == ("running", "its node does not answer", None)
+
+
 def test_a_container_that_its_node_does_not_know_is_no_exit_code() -> None:
     body, _ = recorded("running")
     state = {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "not located"}}

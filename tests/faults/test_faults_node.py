@@ -1,12 +1,14 @@
 """The node itself is taken away: tainted, not ready, gone."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from lab import Lab
-from lab_scene import LATE_CANCEL, Place, Scene, answered, counting, open_scene
+from lab_scene import LATE_CANCEL, Handle, Place, Scene, answered, counting, open_scene
 from temporalio.client import Client
 
 from runyard.executors.kubernetes.verdict import Patience
@@ -15,8 +17,8 @@ from runyard.reasons import Reason
 pytestmark = [pytest.mark.kubernetes, LATE_CANCEL]
 
 NODE = "localhost"
-AT_ONCE = [
-    {"key": f"node.kubernetes.io/{word}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}
+SOON = [
+    {"key": f"node.kubernetes.io/{word}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
     for word in ("not-ready", "unreachable")
 ]
 """Without these a pod stays five minutes on a node that does not answer."""
@@ -58,6 +60,38 @@ async def test_a_taint_ends_what_runs_and_keeps_out_what_comes(scene: Scene) -> 
     await scene.gone(handle)
 
 
+@contextlib.asynccontextmanager
+async def witness(scene: Scene) -> AsyncIterator[None]:
+    """A node that is well, and takes no pods: a cluster whose nodes are all silent gives none of them up."""
+    name = "witness"
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "for a test"}
+    await scene.core.create_node({"metadata": {"name": name}, "spec": {"unschedulable": True}})
+
+    async def beat() -> None:
+        while True:
+            condition = {**ready, "lastHeartbeatTime": datetime.now(UTC).isoformat()}
+            await scene.core.patch_node_status(name, {"status": {"conditions": [condition]}})
+            await asyncio.sleep(5)
+
+    beats = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beats.cancel()
+        await asyncio.wait([beats])
+        await scene.core.delete_node(name)
+
+
+async def told(handle: Handle, words: bytes) -> None:
+    """Until people see these words at the task, in Temporal's own view of its activity."""
+    async with asyncio.timeout(120):
+        while True:
+            seen = (await handle.describe()).raw_description.pending_activities
+            if any(words in detail.data for each in seen for detail in each.heartbeat_details.payloads):
+                return
+            await asyncio.sleep(0.5)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.promise(1)
@@ -65,7 +99,7 @@ async def test_a_taint_ends_what_runs_and_keeps_out_what_comes(scene: Scene) -> 
 @pytest.mark.parametrize("removed", [False, True])
 async def test_a_node_that_does_not_answer_or_is_no_more(scene: Scene, removed: bool) -> None:
     """The pod is given up once its cluster has given up its node; the next attempt waits for the node."""
-    place = Place(template={"spec": {"tolerations": AT_ONCE}}, patience=Patience(node_s=5))
+    place = Place(template={"spec": {"tolerations": SOON}}, patience=Patience(node_s=5))
     spot = (await scene.serve({"": place}))[""]
     task = counting("counts", 6000, every_s=0.1)
     handle = await scene.start(spot.executor, [task])
@@ -74,7 +108,11 @@ async def test_a_node_that_does_not_answer_or_is_no_more(scene: Scene, removed: 
     try:
         if removed:
             await scene.core.delete_node(NODE)
-        view = await scene.ended(handle, within_s=240)
+            view = await scene.ended(handle, within_s=240)
+        else:
+            async with witness(scene):
+                await told(handle, b"its node does not answer")
+                view = await scene.ended(handle, within_s=240)
     finally:
         await scene.lab.start("kubelet")
     (found,) = view.tasks

@@ -397,10 +397,17 @@ def _service_end(name: str, service: _Container) -> str:
 # It goes on
 
 
+def _unanswered(body: Json) -> bool:
+    """Its containers are ready and it is not: so the cluster writes where a node is silent."""
+    ready, containers = _condition(body, "Ready"), _condition(body, "ContainersReady")
+    return fields.text(ready, "status") == "False" and fields.text(containers, "status") == "True"
+
+
 def _going_on(body: Json, main: _Container) -> Verdict:
     if main.runs:
         if _begun(body, main):
-            return Verdict(state="running", message="runs", begun=True)
+            message = "its node does not answer" if _unanswered(body) else "runs"
+            return Verdict(state="running", message=message, begun=True)
         agent = _container(body, names.AGENT)
         return Verdict(state="pending", message=f"waits for its agent: {agent.says or agent.waits}")
     scheduled = _condition(body, "PodScheduled")
