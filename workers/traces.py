@@ -42,12 +42,18 @@ def asked_for() -> bool:
 async def traced() -> AsyncIterator[Traces]:
     """Where spans go while the block runs, as the environment has it: nowhere, unless it names a collector.
 
-    Raises ConfigError where it asks for what cannot be had.
+    Nowhere also where it asks for what cannot be had, which is logged: the variables may be there for the sake of
+    other programs, and no run should fail for want of somebody who watches it.
     """
     if not asked_for():
         yield NO_TRACES
         return
-    traces = open_traces()
+    try:
+        traces = open_traces()
+    except ConfigError as error:
+        log.warning("no traces are sent: %s", error.message, extra={"remedy": error.remedy})
+        yield NO_TRACES
+        return
     try:
         yield traces
     finally:
@@ -60,7 +66,7 @@ async def traced() -> AsyncIterator[Traces]:
 
 
 def open_traces() -> "OtlpTraces":
-    """Raises ConfigError."""
+    """For who has ``asked_for`` them. Raises ConfigError."""
     protocol = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), _PROTOCOL)
     if protocol != _PROTOCOL:
         raise ConfigError(

@@ -18,7 +18,7 @@ from yard import SANDBOX, Yard
 from activities.faults import no_fault
 from activities.launch import build_launch
 from activities.signatures import TaskAttempt
-from runyard.errors import ConfigError
+from runyard.cli.checks import machine
 from runyard.executors.base import Executor, Launch
 from runyard.executors.memory import MemoryExecutor
 from runyard.executors.open import open_executor
@@ -276,12 +276,20 @@ def test_what_is_no_place(text: str) -> None:
     assert parse(text) is None
 
 
-async def test_a_protocol_that_is_not_spoken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_protocol_that_is_not_spoken_is_named_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    with pytest.raises(ConfigError, match="grpc"):
-        async with traced():
-            pass
+    async with traced() as traces:
+        assert not traces.on
+    assert "no traces are sent: traces are sent by http/protobuf, not by 'grpc'" in caplog.messages
+    (found,) = [check for check in machine(Settings()) if check.name == "traces"]
+    assert found.state == "warning"
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf" in found.remedy
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
+    (found,) = [check for check in machine(Settings()) if check.name == "traces"]
+    assert found.state == "ok"
 
 
 def test_nothing_is_imported_where_nobody_asks() -> None:
