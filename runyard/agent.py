@@ -1765,6 +1765,7 @@ class Forward:
 
     def __init__(self, file: Any) -> None:
         self.file, self.at = file, 0
+        self.unread = b""  # what was read to look at it
 
     def tell(self) -> int:
         return self.at
@@ -1775,9 +1776,17 @@ class Forward:
         return len(data)
 
     def read(self, size: int) -> bytes:
-        data: bytes = self.file.read(size)
+        data: bytes
+        if self.unread:
+            data, self.unread = self.unread[:size], self.unread[size:]
+        else:
+            data = self.file.read(size)
         self.at += len(data)
         return data
+
+    def give_back(self, data: bytes) -> None:
+        self.unread = data
+        self.at -= len(data)
 
     def take(self, view: memoryview) -> int:
         size: int = self.file.readinto(view)
@@ -1788,6 +1797,46 @@ class Forward:
         while self.at < offset and self.read(min(offset - self.at, 1 << 20)):
             pass
         return self.at
+
+
+def members(stream: Forward) -> Iterator[TarInfo]:
+    """What `tarfile` reads; headers like those of most files it is not asked for, which is most of its time.
+
+    When a member comes the stream is at its content, of which nothing or all may have been read at the next.
+    """
+    import tarfile
+
+    with tarfile.TarFile("", "r", stream) as tar:  # type: ignore[arg-type]
+        member = tar.next()
+        while member is not None:
+            yield member
+            stream.seek(tar.offset)
+            block = stream.read(tarfile.BLOCKSIZE)
+            member = None if tar.pax_headers else read_plain(block, tarfile.TarInfo)
+            if member is not None:
+                tar.offset = stream.at + member.size + -member.size % tarfile.BLOCKSIZE
+            else:
+                stream.give_back(block)
+                member = tar.next()
+
+
+def read_plain(block: bytes, new: type[TarInfo]) -> TarInfo | None:
+    """A file or folder with a short name and nothing unusual about it; None for any other header."""
+    name, kind = block[:100].rstrip(b"\0"), block[156:157]
+    numbers = block[100:107], block[124:135], block[136:147], block[148:154]
+    if block[257:263] != b"ustar\0" or kind not in (b"0", b"5") or block[345:500].strip(b"\0"):
+        return None
+    if not name or b"\0" in name or not name.isascii() or not all(map(bytes.isdigit, numbers)):
+        return None
+    try:
+        mode, size, mtime, total = (int(number, 8) for number in numbers)
+    except ValueError:
+        return None
+    if total != sum(block[:148]) + 256 + sum(block[156:]) or (size and kind == b"5"):
+        return None
+    member = new(name.decode())
+    member.mode, member.size, member.mtime, member.type = mode, size, mtime, kind
+    return member
 
 
 class Packer:
@@ -2172,9 +2221,8 @@ def unpack(work: Work, stored: Stored, folder: str) -> int:
         try:
             with decompressed(work, file, stored["file"]) as plain, Unpacker(folder, work) as unpacker:
                 stream = Forward(plain)
-                with tarfile.TarFile("", "r", stream) as tar:  # type: ignore[arg-type]
-                    for member in tar:
-                        unpacker.add(member, stream)  # which is where the member's content begins
+                for member in members(stream):
+                    unpacker.add(member, stream)
                 unpacker.finish()
                 return unpacker.count
         except (tarfile.TarError, EOFError) as error:
