@@ -1824,7 +1824,9 @@ def read_plain(block: bytes, new: type[TarInfo]) -> TarInfo | None:
     """A file or folder with a short name and nothing unusual about it; None for any other header."""
     name, kind = block[:100].rstrip(b"\0"), block[156:157]
     numbers = block[100:107], block[124:135], block[136:147], block[148:154]
-    if block[257:263] != b"ustar\0" or kind not in (b"0", b"5") or block[345:500].strip(b"\0"):
+    if len(block) != 512 or block[257:263] != b"ustar\0" or block[345:500].strip(b"\0"):
+        return None
+    if kind not in (b"0", b"5"):
         return None
     if not name or b"\0" in name or not name.isascii() or not all(map(bytes.isdigit, numbers)):
         return None
