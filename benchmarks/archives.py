@@ -45,14 +45,16 @@ def measure(place: Path, bucket: Bucket, *, files: int, megabytes: int, repeats:
     for n in range(repeats):
         prefix = f"archives/{n}/"
         step = SaveToWorkspaceStep(contents=[Content(source_dir="~/tree", paths=["**"])])
-        saved.add(play(place, bucket, f"save/{n}/", step, archives=bucket.target(prefix)).seconds)
+        saved.add(
+            play(place, bucket.target(f"save/{n}/"), f"save/{n}/", step, archives=bucket.target(prefix)).seconds
+        )
         (record,) = bucket.manifest(f"save/{n}/").archives
         source = bucket.get(prefix + record.file)
         stored = StoredArchive(
             task="t", source=source, **record.model_dump(include={"step", "file", "size", "sha256"})
         )
         back = RestoreWorkspaceStep(dest_dir=f"~/restored-{n}")
-        restored.add(play(place, bucket, f"restore/{n}/", back, restore=[stored]).seconds)
+        restored.add(play(place, bucket.target(f"restore/{n}/"), f"restore/{n}/", back, restore=[stored]).seconds)
         tar, key = place / f"{n}.tar.zst", f"hand/{n}.tar.zst"
         pack = f"tar -C {place}/tree -c . | zstd -q -3 >{tar}; curl -sfT {tar} '{bucket.put(key)}'"
         saved_by_hand.add(by_hand(pack))

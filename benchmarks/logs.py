@@ -88,7 +88,8 @@ def measure(place: Path, bucket: Bucket, *, megabytes: int, repeats: int) -> lis
     for n in range(repeats):
         hand.add(megabytes / by_hand(log, bucket, n))
         task_id = f"bench{n:015d}"
-        played = play(place, bucket, paths.attempt(task_id, 1), RunStep(command=f"cat {log}"))
+        prefix = paths.attempt(task_id, 1)
+        played = play(place, bucket.target(prefix), prefix, RunStep(command=f"cat {log}"))
         rates.add(megabytes / played.seconds)
         cpu.add(played.agent_cpu_s)
         rss.add(played.agent_rss_bytes / 1e6)

@@ -30,7 +30,7 @@ from runyard.dialogue import Assignment, Manifest
 from runyard.script import compile_script
 from runyard.settings import Settings
 from runyard.spec.plan import Step, TaskPlan
-from runyard.store.base import UrlTarget
+from runyard.store.base import Target, UrlTarget
 from runyard.store.s3.store import S3Store, open_s3
 
 BUCKET = "runyard-bench"
@@ -144,18 +144,18 @@ class Played:
 
 def play(
     place: Path,
-    bucket: Bucket,
-    prefix: str,
+    logs: Target,
+    name: str,
     step: Step,
     *,
     environ: Mapping[str, str] | None = None,
     **assignment: object,
 ) -> Played:
     """A task with this one step. `compile_agent` comes before."""
-    dialogue = place / prefix.replace("/", "-")
+    dialogue = place / name.replace("/", "-")
     dialogue.mkdir()
     (dialogue / "script").write_text(compile_script(TaskPlan(id="id", name="bench", containers=[], steps=[step])))
-    facts = {"run_id": "run", "task": "bench", "attempt": 1, "steps": [step], "logs": bucket.target(prefix)}
+    facts = {"run_id": "run", "task": "bench", "attempt": 1, "steps": [step], "logs": logs}
     (dialogue / "assignment").write_text(Assignment.model_validate(facts | assignment).model_dump_json())
     places = {
         "PATH": os.environ["PATH"],
