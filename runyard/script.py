@@ -225,7 +225,7 @@ agent=1
 """
 
 _HELLO = """
-if [ -n "$pod" ]; then # two programs less than asking `id`
+if [ -n "$pod" ]; then # what `id` says, without a program
   while read -r word _ id _; do
     case $word in Uid: | Gid:) set -- "$@" "$id" ;; esac
   done 2>/dev/null </proc/self/status
