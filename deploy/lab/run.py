@@ -163,7 +163,7 @@ async def _run(room: Room, floor: Measured) -> int:
         running = await asyncio.create_subprocess_exec(*program, "exec", "--no-ui", str(EXAMPLE), env=environ)
         code = await running.wait()
         requests = room.requests() - before
-        alone = environ | {"TEMPORAL_ADDRESS": "127.0.0.1:1"}  # what the bucket says, not some server of this machine
+        alone = environ | {"TEMPORAL_ADDRESS": "127.0.0.1:1"}  # only what the bucket says
         listing = await asyncio.create_subprocess_exec(
             *program, "run", "list", "--output", "json", env=alone, stdout=asyncio.subprocess.PIPE
         )
