@@ -54,6 +54,9 @@ log = logging.getLogger(__name__)
 CLOSED: Final = b"closed by a worker: nothing had begun\n"
 """What we write as an attempt's `started`, so that a pod which comes late runs no step."""
 
+AT_ONCE_S: Final = 1.0
+"""A pod that took longer to make may come too late."""
+
 
 class TaskActivities:
     """They need an executor and the store; one worker serves them on the executor's queue."""
@@ -147,7 +150,10 @@ class TaskActivities:
                 log_bytes=self._log_bytes,
                 traceparent=self._spans.traceparent(run, attempt),
             )
+            began_s = time.monotonic()
             pod = await self._executor.start(launch, pulse.report)
+            if time.monotonic() - began_s > AT_ONCE_S:
+                await self._check_open(attempt, pod)
         except RunyardError as error:
             if error.retryable or isinstance(error, Conflict):
                 raise
@@ -161,6 +167,20 @@ class TaskActivities:
             await SetupLog(self._store, attempt.task_id, attempt.attempt).say(*pulse.messages)
         self._fault("schedule.said")
         return pod
+
+    async def _check_open(self, attempt: TaskAttempt, pod: PodRef) -> None:
+        """Whoever closed the attempt meanwhile, since its time was up, found no pod: then it is for us to delete.
+
+        We hear of that some seconds later, and may have got room just before. Pod and `started` are each written
+        before the other one is looked for, so one of the two sees the other.
+        """
+        try:
+            closed = await read(self._store, _started(attempt)) == CLOSED
+        except NotFound:
+            closed = False
+        if closed:
+            await self._executor.delete(pod)
+            raise Conflict(f"the attempt was closed while it waited for room, so the pod {pod.name} is deleted")
 
     async def _refer(self, attempt: TaskAttempt, task: TaskPlan) -> None:
         """The runid objects come before the first byte of the task's data."""
@@ -285,7 +305,7 @@ class TaskActivities:
 
     async def _close(self, attempt: TaskAttempt) -> bool:
         """Claim `started`, so that an agent that comes late is refused. False where a step may have run."""
-        key = f"{paths.attempt(attempt.task_id, attempt.attempt)}started"
+        key = _started(attempt)
         try:
             await self._store.put(key, CLOSED, if_absent=True)
         except Conflict:
@@ -347,6 +367,10 @@ def _tell(end: TaskEnd) -> None:
         "log_bytes": end.log_bytes,
     }
     log.info("ended", extra={**told, "why": end.message})
+
+
+def _started(attempt: TaskAttempt) -> str:
+    return f"{paths.attempt(attempt.task_id, attempt.attempt)}started"
 
 
 def _overdue(limit_s: float) -> str:

@@ -1,6 +1,6 @@
 """The companion of a task: all that goes in or out of it passes through here (see runyard.dialogue).
 
-One file, standard library only, Python 3.9 and later: it runs in an image of its own, as ``python -I
+One file, standard library only, Python 3.9 and later: it runs in an image of its own, as ``python -I -S
 agent.pyc``, or in a forked process that calls `main`. (As ``agent.py`` it works too, and is compiled at every
 start.) What takes long to import (``http.client``, ``subprocess``, ``tarfile``, …) is imported where it is
 used: most tasks need none of it, and every task waits for the agent's first answer.
@@ -275,6 +275,9 @@ class Folder:
         self.root = root  # never made: it may be a disk that is not mounted
         self.patience = patience
 
+    def warm_up(self) -> None:
+        """Nothing takes long here."""
+
     def create(self, name: str, data: bytes, *, until: float | None = None) -> bool:
         """Write ``data`` if nothing of that name is there; whether it was so."""
 
@@ -390,6 +393,12 @@ class Url:
     def confirms(self) -> bool:
         """Whether the store is known to have just what it was sent."""
         return self.strange < 2
+
+    def warm_up(self) -> None:
+        """Import what takes longer than all else here, while main's container is still being made."""
+        import http.client  # noqa: F401
+
+        md5()
 
     def create(self, name: str, data: bytes, *, until: float | None = None) -> bool:
         """Write the object of ``claim`` if it is not there; whether it was so. ``name`` is what it is called.
@@ -1254,6 +1263,7 @@ class Agent:
     def run(self) -> int:
         """Talk with main until it has ended. The exit code."""
         self.req, self.res = open_turns(self.folder)
+        self.target.warm_up()
         self.wake, self.waker = os.pipe()
         self.poll.register(self.req, select.POLLIN)
         self.poll.register(self.wake, select.POLLIN)
@@ -3209,4 +3219,4 @@ def load_assignment(text: str) -> Assignment:
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ))
+    os._exit(main(os.environ))  # tidying up the interpreter would take as long as its start

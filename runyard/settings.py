@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     kubernetes_context: str = ""  # of the kubeconfig; "" = its current one
     kubernetes_namespace: str = ""  # where pods are made; "" = the context's, or the worker's own
     kubernetes_agent_image: str = ""  # the image with the agent; there is no default, since versions must agree
-    kubernetes_agent_command: list[str] = ["python3", "-I", "/opt/runyard/agent.pyc"]
+    kubernetes_agent_command: list[str] = ["python3", "-I", "-S", "/opt/runyard/agent.pyc"]
     kubernetes_template: Path | None = None  # partial manifest of a pod, laid over every one
     kubernetes_allow: list[str] = []  # what run files may ask for in `pod`, and `privileged`
     kubernetes_secrets: str = "{name}/value"  # which Secret and key `{from_secret: name}` means

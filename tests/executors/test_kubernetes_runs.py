@@ -113,7 +113,11 @@ async def test_without_deletes_the_third_pod_finds_no_room(
                 assert ends["three"].reason is Reason.TIMEOUT_QUEUE
             else:
                 assert (await handle.result()).counts == {"success": 3}
-        assert [seen async for seen in executor.list()] == []
+
+            async def gone() -> bool:  # the third may have got room before it heard that its time was up
+                return [seen async for seen in executor.list()] == []
+
+            await until(gone, guard_s=60)
         await executor.close()
 
 

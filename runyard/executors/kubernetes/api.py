@@ -193,7 +193,7 @@ class Api:
     async def _send(
         self, verb: str, url: str, body: Mapping[str, object] | None, limit: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", "User-Agent": "runyard"}  # what an audit log calls us
         if verb == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], url, verb, body)

@@ -347,7 +347,9 @@ class KubernetesExecutor:
         if seen is None:
             seen = Seen(body={"metadata": {"name": pod.name, "uid": uid}})
         with watch.listen(uid) as news:
-            await asyncio.gather(self._remove(api, watch, seen, news), self._remove_secret(api, uid, pod.name))
+            # the Secret first: once the pod has gone, the garbage collector deletes it too
+            await self._remove_secret(api, uid, pod.name)
+            await self._remove(api, watch, seen, news)
         self._owners.pop(uid, None)
         room.look_again()
 

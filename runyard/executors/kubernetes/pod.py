@@ -377,8 +377,8 @@ def _resources(resources: Resources) -> Manifest:
 def _volumes(launch: Launch, rules: Rules) -> list[Manifest]:
     volumes: list[Manifest] = [
         {"name": "dialogue", "emptyDir": {}},
-        {"name": "work", "emptyDir": {}},
         {"name": "spool", "emptyDir": {}},  # no size limit: whole archives are packed there, too
+        *({"name": name, "emptyDir": {}} for name, _ in _shared_folders(launch.task)),
     ]
     # one volume for each: main must not see the assignment
     letters = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json(), names.SCRIPT_KEY: launch.script}
@@ -400,14 +400,14 @@ def _letter_path(key: str) -> str:
 
 
 def _shared_mounts(task: TaskPlan) -> list[Manifest]:
-    mounts: list[Manifest] = [
-        {"name": "dialogue", "mountPath": _DIALOGUE},
-        {"name": "work", "mountPath": folders.HOME, "subPath": "home"},
-    ]
-    for folder in folders.shared(task):
-        sub_path = "at" + posixpath.normpath(folder)
-        mounts.append({"name": "work", "mountPath": folder, "subPath": sub_path})
-    return mounts
+    folders_ = [("dialogue", _DIALOGUE), *_shared_folders(task)]
+    return [{"name": name, "mountPath": folder} for name, folder in folders_]
+
+
+def _shared_folders(task: TaskPlan) -> list[tuple[str, str]]:
+    """Volumes of files, and where they are: one each, since a `subPath` costs the kubelet four programs."""
+    others = enumerate(folders.shared(task), 1)
+    return [("work", folders.HOME), *((f"work-{n}", posixpath.normpath(folder)) for n, folder in others)]
 
 
 def _tmpfs(task: TaskPlan) -> list[Manifest]:
