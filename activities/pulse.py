@@ -1,4 +1,8 @@
-"""Heartbeats of an activity that waits, with what people want to see: pod, state, node, last message."""
+"""Heartbeats of an activity that takes its time.
+
+With them goes what people want to see (pod, state, node, last message), or how far the activity is, from where its
+next try goes on.
+"""
 
 import asyncio
 from types import TracebackType
@@ -7,6 +11,7 @@ from typing import Self
 from temporalio import activity
 
 from runyard.executors.base import Progress
+from runyard.model import Model
 
 FIRST_S, EVERY_S = 1.0, 2.0
 
@@ -14,8 +19,10 @@ FIRST_S, EVERY_S = 1.0, 2.0
 class Pulse:
     """Beats while the block runs. An activity of less than a second never beats: that is one request less."""
 
-    def __init__(self, pod: str = "") -> None:
-        self._details: dict[str, str | int] = {"pod": pod} if pod else {}
+    def __init__(self, shown: str | Model = "") -> None:
+        """``shown``: the name of a pod, or how far the activity is."""
+        self._far = shown if isinstance(shown, Model) else None
+        self._details: dict[str, str | int] = {"pod": shown} if isinstance(shown, str) and shown else {}
         self._task: asyncio.Task[None] | None = None
         self.running = asyncio.Event()
         self.messages: list[str] = []
@@ -31,6 +38,10 @@ class Pulse:
         if progress.state in ("running", "ended"):
             self.running.set()
 
+    def show(self, far: Model) -> None:
+        """How far the activity is now."""
+        self._far = far
+
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._beat())
         return self
@@ -44,5 +55,5 @@ class Pulse:
     async def _beat(self) -> None:
         await asyncio.sleep(FIRST_S)
         while True:
-            activity.heartbeat(self._details)
+            activity.heartbeat(self._details if self._far is None else self._far)
             await asyncio.sleep(EVERY_S)

@@ -1,5 +1,6 @@
 """What a cleanup does to a store: what goes, what stays and why, and that it goes on wherever it was cut."""
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from old_runs import NOW, clean, keys, knowing, put_run
 from pydantic import ValidationError
 
 from runyard.errors import Conflict, StoreUnavailable
-from runyard.records import expiry
+from runyard.records import expiry, sharing
 from runyard.records.cachesweep import expire_caches
 from runyard.records.expiry import How
 from runyard.records.fates import OPEN, PINNED, UNKNOWN, UNREADABLE, YOUNG, RunStatus
@@ -314,7 +315,7 @@ async def test_of_neighbours_only_those_go_that_no_run_refers_to(
     free = [f"t{n}" for n in range(1, 9, 2)]
     await put_run(folder_store, "over", tasks=[f"t{n}" for n in range(9)], days_ago=400)
     await put_run(folder_store, "young", tasks=[], kept=[f"t{n}" for n in range(0, 9, 2)])
-    await asyncio.gather(*(folder_store.put(f"logs/t3/data/1/steps/{n}.log", b"x") for n in range(25)))
+    await asyncio.gather(*(folder_store.put(f"logs/t3/data/1/steps/{n}.log", b"x") for n in range(1, 25)))
     await asyncio.gather(*(folder_store.put(f"logs/t4/data/1/steps/{n}.log", b"x") for n in range(30)))
     stays = [key for key in await keys(folder_store, "logs/") if key.split("/")[1] not in free]
     report = await clean(folder_store)
