@@ -148,14 +148,14 @@ def test_killed_exec_takes_its_server_with_it(shell: Shell) -> None:
 @pytest.mark.parametrize("file", [SLEEPY, STUBBORN], ids=["sleepy", "stubborn"])
 def test_killed_exec_takes_its_tasks_with_it(shell: Shell, file: str) -> None:
     """Nobody would adopt them: the server that knew of the run is gone too. What they had said is kept."""
-    shell.write("sleepy.yml", file.replace("sleep 1000", "sleep 1000 & sleep 1000"))
+    shell.write("sleepy.yml", file)
     process = shell.start("exec", "sleepy.yml")
-    until(lambda: bool(shell.processes("sleep 1000")), "the task to run")
-    until(lambda: any(b"asleep" in path.read_bytes() for path in shell.files("segments")), "its first line")
+    head = wait_for_line(process, "nap started")
+    until(lambda: "asleep" in _log(shell, head), "the task to run")
     process.kill()
-    process.wait()
+    process.wait(PATIENCE_S)
     until(lambda: not shell.processes(str(shell.state)), "server, supervisor, task and agent to end")
-    assert not shell.processes("sleep 1000")
+    assert "asleep" in _log(shell, head)
 
 
 def test_a_terminal_gets_a_tree_that_is_redrawn(shell: Shell) -> None:

@@ -32,7 +32,7 @@ _START = (
 class Starter:
     """Starts nests. ``environ`` is what tasks inherit from; ``more`` names what else they get of it.
 
-    Nests that are ``tied`` hold one end of a pipe, and this process alone the other: however it ends, they are told.
+    Nests that are ``tied`` hold one end of a pipe, and this process alone the other: however it ends, they know.
     """
 
     def __init__(
