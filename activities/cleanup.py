@@ -36,6 +36,7 @@ from runyard.records.expiry import How, Page, expire_item, expire_items, expire_
 from runyard.records.fates import Judge, Rules
 from runyard.records.runs import read_plan
 from runyard.records.sharing import exists
+from runyard.records.snapshots import list_shares
 from runyard.records.survey import find_cutoffs, find_oldest
 from runyard.spec.cleanup import (
     CLEANUP,
@@ -147,7 +148,7 @@ class CleanupActivities:
             pages = expire_caches(store, rules.retention, how, now=rules.now, start_after=cursor)
         elif request.kind == "runs":
             if not how.dry_run and not cursor:
-                await complete_index(store)
+                await complete_index(store, anew=rules.request.reindex)
             pages = expire_runs(store, self._judge(rules), how, start_after=cursor)
         else:
             pages = expire_items(store, request.kind, self._judge(rules), how, start_after=cursor)
@@ -165,7 +166,10 @@ class CleanupActivities:
         except NotFound:
             return []
         logs: list[tuple[SharedKind, str]] = [("logs", paths.log_item(task.id)) for task in plan.tasks]
-        return [*logs, *(("archives", paths.archive_item(task.id)) for task in plan.tasks)]
+        archives: list[tuple[SharedKind, str]] = [("archives", paths.archive_item(task.id)) for task in plan.tasks]
+        snapshot = plan.run.source.snapshot
+        shares = [] if snapshot is None else await list_shares(self._store, snapshot)
+        return [*logs, *archives, *(("snapshots", item) for item in shares)]
 
     async def _forget(self, run_id: str) -> None:
         """Have Temporal forget it too, so that no list shows it: it does so within a minute."""
