@@ -1,4 +1,7 @@
-"""Heartbeats of an activity that waits, with what people want to see: pod, state, node, last message.
+"""Heartbeats of an activity that takes its time.
+
+With them goes what people want to see (pod, state, node, last message), or how far the activity is, from where its
+next try goes on.
 
 A pulse also tells the time, by the clock of the Temporal server. What is compared with it may come from another
 worker, and each worker's own clock may be minutes off: then a task would be overdue before it began.
@@ -15,6 +18,7 @@ from typing import Self
 from temporalio import activity
 
 from runyard.executors.base import Progress
+from runyard.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +28,10 @@ FIRST_S, EVERY_S = 1.0, 2.0
 class Pulse:
     """Beats while the block runs. An activity of less than a second never beats: that is one request less."""
 
-    def __init__(self, pod: str = "", *, store_news: Callable[[], str] = str) -> None:
-        self._details: dict[str, str | int] = {"pod": pod} if pod else {}
+    def __init__(self, shown: str | Model = "", *, store_news: Callable[[], str] = str) -> None:
+        """``shown``: the name of a pod, or how far the activity is. ``store_news``: "" while the store answers."""
+        self._far = shown if isinstance(shown, Model) else None
+        self._details: dict[str, str | int] = {"pod": shown} if isinstance(shown, str) and shown else {}
         self._store_news = store_news
         self._task: asyncio.Task[None] | None = None
         self._began_s = time.monotonic()
@@ -51,6 +57,10 @@ class Pulse:
         if progress.state in ("running", "ended"):
             self.running.set()
 
+    def show(self, far: Model) -> None:
+        """How far the activity is now."""
+        self._far = far
+
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._beat())
         return self
@@ -64,6 +74,9 @@ class Pulse:
     async def _beat(self) -> None:
         await asyncio.sleep(FIRST_S)
         while True:
-            news = self._store_news()
-            activity.heartbeat({**self._details, "store": news} if news else self._details)
+            activity.heartbeat(self._far or self._shown())
             await asyncio.sleep(EVERY_S)
+
+    def _shown(self) -> dict[str, str | int]:
+        news = self._store_news()
+        return {**self._details, "store": news} if news else self._details

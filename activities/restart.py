@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from temporalio import activity
-from temporalio.client import WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.faults import Fault
-from runyard.errors import Corrupt, NotFound, ServerUnavailable
+from activities.statuses import ask
+from runyard.errors import Corrupt, NotFound
 from runyard.records.bounded import for_each
 from runyard.records.earlier import State
 from runyard.records.logs import load_seal
@@ -40,15 +39,8 @@ _GIVEN_UP: Final = "its data is being removed by the cleanup"
 
 async def ask_temporal(run_id: str) -> State:
     """What it knows of a run. Raises ServerUnavailable."""
-    try:
-        status = (await activity.client().get_workflow_handle(run_id).describe()).status
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return "unknown"
-        raise ServerUnavailable(
-            f"whether run {run_id} has ended cannot be known: {error.message[:200]}"
-        ) from error
-    return "open" if status is WorkflowExecutionStatus.RUNNING else "closed"
+    status = await ask(activity.client(), run_id)
+    return "open" if status.open else "unknown" if status.closed_at is None else "closed"
 
 
 async def keep(

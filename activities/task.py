@@ -8,6 +8,7 @@ arrow between two effects may be cut; `fault` is where tests cut them.
 import asyncio
 import dataclasses
 import logging
+import time
 from datetime import timedelta
 from typing import Final
 

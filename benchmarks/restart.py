@@ -9,10 +9,10 @@ which judges the restart first, to the first step.
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +46,7 @@ async def measure(place: Path, *, tasks: int, repeats: int) -> AsyncIterator[Row
     store = open_store(settings)
     async with embedded_server(place / "server", headless=True, ephemeral=True) as server:
         await require_search_attributes(server.client)
-        async with AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             for worker in build_workers(server.client, store, [MemoryExecutor()]):
                 await stack.enter_async_context(worker)
             yard = await stack.enter_async_context(Runyard.over(server.client, settings))

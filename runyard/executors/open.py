@@ -15,8 +15,10 @@ LATER = ("docker",)
 QUEUE = re.compile(r"kubernetes-[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
-def open_executor(name: str, settings: Settings, *, metrics: Metrics = NO_METRICS) -> Executor:
+def open_executor(name: str, settings: Settings, *, metrics: Metrics = NO_METRICS, tied: bool = False) -> Executor:
     """The executor of that name. Raises ConfigError for one that is not there.
+
+    ``tied``: processes of this machine end with the one that opens it, killed or not; pods do not.
 
     `kubernetes-NAME` is the same as `kubernetes` on a queue of its own: a second cluster, namespace or pool of
     nodes, which a worker with other settings serves.
@@ -31,6 +33,7 @@ def open_executor(name: str, settings: Settings, *, metrics: Metrics = NO_METRIC
             secrets=open_secrets(settings),
             keep_folders=settings.local_keep_folders,
             pass_environment=settings.local_pass_environment,
+            tied=tied,
         )
     if name == "memory":
         from runyard.executors.memory import MemoryExecutor

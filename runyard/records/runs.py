@@ -5,7 +5,6 @@ its place in the object (a range), so that no activity ever loads the whole plan
 for 10,000 writes before the first task can start.
 """
 
-import heapq
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
@@ -98,17 +97,6 @@ async def write_result(store: ObjectStore, run: RunView) -> None:
 async def read_result(store: ObjectStore, run_id: str) -> RunView:
     """Raises NotFound for a run that has no result (yet), Corrupt."""
     return _parse(RunView, await read(store, paths.result(run_id)), run_id)
-
-
-async def list_runs(store: ObjectStore, *, limit: int | None = None) -> list[str]:
-    """Ids of the runs that the store knows, the newest plan first; at most ``limit``."""
-    found = [
-        (info.modified_at, paths.unescape(info.key.split("/")[1]))
-        async for info in store.list(paths.RUNS)
-        if info.key.endswith("/plan.jsonl")
-    ]
-    newest = sorted(found, reverse=True) if limit is None else heapq.nlargest(limit, found)
-    return [run_id for _, run_id in newest]
 
 
 async def write_runids(

@@ -194,6 +194,15 @@ async def refer_to_snapshot(store: ObjectStore, run_id: str, snapshot: Snapshot)
         raise _gone(snapshot)
 
 
+async def list_shares(store: ObjectStore, snapshot: Snapshot) -> list[str]:
+    """The items that a run of this snapshot refers to. The one that names the others is last: it may go last."""
+    try:
+        packs = [pack.id for pack in (await read_manifest(store, snapshot)).packs]
+    except (NotFound, Corrupt):
+        packs = []
+    return [paths.snapshot_item(snapshot.repository, each) for each in (*packs, snapshot.id)]
+
+
 async def read_manifest(store: ObjectStore, snapshot: Snapshot) -> Manifest:
     """Raises NotFound, Corrupt."""
     try:

@@ -315,7 +315,7 @@ async def test_of_neighbours_only_those_go_that_no_run_refers_to(
     free = [f"t{n}" for n in range(1, 9, 2)]
     await put_run(folder_store, "over", tasks=[f"t{n}" for n in range(9)], days_ago=400)
     await put_run(folder_store, "young", tasks=[], kept=[f"t{n}" for n in range(0, 9, 2)])
-    await asyncio.gather(*(folder_store.put(f"logs/t3/data/1/steps/{n}.log", b"x") for n in range(25)))
+    await asyncio.gather(*(folder_store.put(f"logs/t3/data/1/steps/{n}.log", b"x") for n in range(1, 25)))
     await asyncio.gather(*(folder_store.put(f"logs/t4/data/1/steps/{n}.log", b"x") for n in range(30)))
     stays = [key for key in await keys(folder_store, "logs/") if key.split("/")[1] not in free]
     report = await clean(folder_store)
