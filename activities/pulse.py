@@ -1,6 +1,12 @@
-"""Heartbeats of an activity that waits, with what people want to see: pod, state, node, last message."""
+"""Heartbeats of an activity that waits, with what people want to see: pod, state, node, last message.
+
+A pulse also tells the time, by the clock of the Temporal server. What is compared with it may come from another
+worker, and each worker's own clock may be minutes off: then a task would be overdue before it began.
+"""
 
 import asyncio
+import time
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -17,8 +23,13 @@ class Pulse:
     def __init__(self, pod: str = "") -> None:
         self._details: dict[str, str | int] = {"pod": pod} if pod else {}
         self._task: asyncio.Task[None] | None = None
+        self._began_s = time.monotonic()
         self.running = asyncio.Event()
         self.messages: list[str] = []
+
+    def now(self) -> datetime:
+        """When the server started this try, and what has passed since."""
+        return activity.info().started_time + timedelta(seconds=time.monotonic() - self._began_s)
 
     def report(self, progress: Progress) -> None:
         """What the executor calls; a new message goes out with the next beat."""
