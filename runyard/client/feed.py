@@ -9,17 +9,22 @@ and goes between two looks would be lost.
 Rounds: those runs that have ended since the cursor, each as a whole; then again and again what is new of the open
 ones, sorted by time. A cursor is two times. All runs that ended before ``ended`` were given; of the others, all
 events before ``at``. Neither is ever later than `LAG_S` before the round began: so long may a run take to come
-into the server's list, and so far may its clock be from ours. What is given twice for that has the id that it had.
+into the server's list, and so far may its clock be from ours. Lest a reader that is cut off again and again gets
+nowhere in that minute, a cursor also says how far the runs of the minute were read, `NAMED` of them at most: what
+is not in it is given twice, and has the id that it had.
 """
 
 import asyncio
+import base64
 import re
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+import zlib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
+from pydantic import TypeAdapter
 from temporalio.service import RPCError, RPCStatusCode
 
 from runyard.client.histories import History
@@ -37,7 +42,13 @@ LAG_S: Final = 60.0
 _AT_ONCE: Final = 16
 _BATCH: Final = 200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_CURSOR: Final = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
+_CURSOR: Final = re.compile(r"([0-9]{1,15})-([0-9]{1,15})(?:-([\w=-]+))?", re.ASCII)
+NAMED: Final = 100
+
+Position = tuple[int, int, Literal["temporal", "store"]]
+"""How far a run was read: to this millisecond, so many of its events, and where from: the two tell other times."""
+
+_PLACES: Final = TypeAdapter(dict[str, Position])
 
 
 @dataclass(frozen=True)
@@ -46,18 +57,25 @@ class Cursor:
 
     ended: int = 0
     at: int = 0
+    places: Mapping[str, Position] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.ended}-{self.at}"
+        words = f"{self.ended}-{self.at}"
+        if not self.places:
+            return words
+        return f"{words}-{base64.urlsafe_b64encode(zlib.compress(_PLACES.dump_json(dict(self.places)))).decode()}"
 
 
 def parse_cursor(text: str) -> Cursor:
     """An event's cursor, or a time: ISO 8601, UTC where it names no zone. Raises InvalidRequest."""
-    if found := _CURSOR.fullmatch(text):
-        return Cursor(int(found[1]), int(found[2]))
     try:
+        if found := _CURSOR.fullmatch(text):
+            data = (
+                zlib.decompressobj().decompress(base64.urlsafe_b64decode(found[3]), 1 << 20) if found[3] else b"{}"
+            )
+            return Cursor(int(found[1]), int(found[2]), _PLACES.validate_json(data))
         at = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, zlib.error) as error:
         raise InvalidRequest(
             f"{text[:80]!r} is no cursor of events", remedy="Take an event's `cursor`, or a time in ISO 8601."
         ) from error
@@ -84,8 +102,10 @@ class Feed:
     def __init__(self, yard: "Runyard", cursor: Cursor) -> None:
         self._yard = yard
         self._begin = cursor
-        self._since = _time(cursor.at)
+        self._places: dict[str, Position] = dict(cursor.places)
+        self._resumed: dict[str, Position] = dict(cursor.places)
         self._open: dict[str, History] = {}
+        self._stored: set[str] = set()  # runs that the store has told
         self._done: dict[str, int] = {}  # runs that were given to their end; when that was
 
     async def follow_run(self, run_id: str, *, follow: bool, interval_s: float) -> AsyncGenerator[Event, None]:
@@ -93,7 +113,7 @@ class Feed:
         while True:
             events = await self._news(run_id)
             for event in events:
-                yield _with(event, Cursor(_ms(event), _ms(event)))
+                yield self._pass(event, Cursor(_ms(event), _ms(event)))
             if not follow or run_id in self._done:
                 return
             await asyncio.sleep(interval_s)
@@ -109,13 +129,13 @@ class Feed:
             for event in news:
                 passed = beyond if event is news[-1] else at
                 cursor = replace(cursor, ended=max(cursor.ended, min(passed, latest)))
-                yield _with(event, cursor)
+                yield self._pass(event, cursor)
         while True:
             found = await for_each(going, self._news_if_any, limit=_AT_ONCE)
             for event in sorted((event for each in found for event in each), key=lambda event: event.at):
                 at = max(cursor.at, min(_ms(event), latest))
                 cursor = Cursor(max(cursor.ended, at), at)
-                yield _with(event, cursor)
+                yield self._pass(event, cursor)
             if not follow:
                 return
             await asyncio.sleep(interval_s)
@@ -127,13 +147,43 @@ class Feed:
 
     # inside
 
+    def _pass(self, event: Event, cursor: Cursor) -> Event:
+        """The event with the cursor that leads on from it."""
+        ms, number, _ = self._places.get(event.run, (0, 0, ""))
+        self._places[event.run] = (
+            _ms(event),
+            number + 1 if ms == _ms(event) else 1,
+            "store" if event.run in self._stored else "temporal",
+        )
+        self._places = {
+            run_id: place
+            for run_id, place in self._places.items()
+            if place[0] >= cursor.at and self._done.get(run_id, cursor.ended) >= cursor.ended
+        }
+        shown = self._places
+        if len(shown) > NAMED:
+            shown = dict(sorted(shown.items(), key=lambda each: each[1][0])[-NAMED:])
+        return event.model_copy(update={"cursor": str(replace(cursor, places=shown))})
+
+    def _new(self, events: list[Event], run_id: str) -> list[Event]:
+        """Those that were not given before the cursor. What the first look finds begins with all of these."""
+        source = "store" if run_id in self._stored else "temporal"
+        if source == "temporal":
+            events = [event for event in events if _ms(event) >= self._begin.at]
+        at, given, told_by = self._resumed.pop(run_id, (0, 0, source))
+        if told_by != source:
+            return events
+        events = [event for event in events if _ms(event) >= at]
+        same = sum(_ms(event) == at for event in events)
+        return events[min(given, same) :]
+
     async def _news(self, run_id: str) -> list[Event]:
         """What is new of a run: from Temporal, or, where that has forgotten it, from the store."""
         if run_id in self._done:
             return []
         if not self._yard.online:
             return await self._remembered(run_id)
-        history = self._open.setdefault(run_id, History(self._yard.client, run_id, since=self._since))
+        history = self._open.setdefault(run_id, History(self._yard.client, run_id, since=self._since(run_id)))
         try:
             events = await history.news()
         except RPCError as error:
@@ -142,7 +192,12 @@ class Feed:
             return await self._remembered(run_id)
         if history.closed:
             self._close(run_id, events)
-        return events
+        return self._new(events, run_id)
+
+    def _since(self, run_id: str) -> datetime:
+        """Nothing before it is needed."""
+        at, _, source = self._begin.places.get(run_id, (0, 0, ""))
+        return _time(max(self._begin.at, at if source == "temporal" else 0))
 
     async def _news_if_any(self, run_id: str) -> list[Event]:
         """The same of a run that a list has named, and that may have been removed since."""
@@ -160,8 +215,9 @@ class Feed:
             events = await list_events(self._yard.store, view)
         except NotFound:  # removed this very moment
             events = []
+        self._stored.add(run_id)
         self._close(run_id, events)
-        return events
+        return self._new(events, run_id)
 
     def _close(self, run_id: str, events: list[Event]) -> None:
         self._open.pop(run_id, None)
@@ -200,10 +256,6 @@ class Feed:
             known = await self._yard.known([run_id for run_id, _ in part])
             found |= {run_id: at for run_id, at in part if run_id not in known}
         return sorted(found.items(), key=lambda each: each[1])
-
-
-def _with(event: Event, cursor: Cursor) -> Event:
-    return event.model_copy(update={"cursor": str(cursor)})
 
 
 def _ms(event: Event) -> int:

@@ -18,7 +18,7 @@ _PAGE = 1_000
 
 
 class History:
-    """``since``: what happened before need not be read, where that can be avoided."""
+    """``since``: what happened before is not wanted; it may come all the same."""
 
     def __init__(self, client: Client, run_id: str, *, since: datetime) -> None:
         self._client = client
@@ -47,7 +47,7 @@ class History:
             if waits or not self._transcript.next:
                 break
             self._execution, self._token, self._read = self._transcript.next, b"", 0
-        return [event for event in found if event.at >= self._since]
+        return found
 
     async def _first(self, execution: str) -> str:
         """The execution to begin with: the last one that began before ``since``, else the first that is left."""
@@ -55,7 +55,7 @@ class History:
             page = await self._page(execution, size=1)
             event = page.history.events[0]
             before = event.workflow_execution_started_event_attributes.continued_execution_run_id
-            if not before or event.event_time.ToDatetime(tzinfo=UTC) <= self._since:
+            if not before or event.event_time.ToDatetime(tzinfo=UTC) < self._since:
                 return execution
             try:
                 await self._page(before, size=1)
