@@ -33,6 +33,7 @@ at the edges, never here.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 
@@ -53,13 +54,19 @@ class RunyardError(Exception):
     @classmethod
     def summary(cls) -> str:
         """What happened, in general: the first paragraph of the docstring."""
-        return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+        return _documented(cls)[0]
 
     @classmethod
     def advice(cls) -> str:
         """What to do about it: the second paragraph of the docstring."""
-        paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
-        return " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
+        return _documented(cls)[1]
+
+
+@cache
+def _documented(error: type[RunyardError]) -> tuple[str, str]:
+    """Both paragraphs, read once: "not found" is an answer that a store gives several times a task."""
+    summary, _, rest = (inspect.getdoc(error) or "").partition("\n\n")
+    return " ".join(summary.split()), " ".join(rest.split("\n\n")[0].split())
 
 
 @dataclass(frozen=True, kw_only=True)
