@@ -1,8 +1,8 @@
 """What was read of plans, kept for a while: a task's activities need the same line, and all tasks the same header.
 
-A plan does not change under an execution of its workflow, which schedules no task before `prepare_run` has ended; a
-reset or a reused id makes another execution. So what is kept is kept by execution, and nobody has to say that it is
-out of date. With a bucket it is two requests less a task.
+A plan does not change under an execution of its workflow, which schedules no task before `prepare_run` has ended;
+a reset or a reused id makes another execution. So what is kept is kept by execution, and nobody has to say that
+it is out of date. With a bucket it is two requests less a task.
 """
 
 from collections import OrderedDict

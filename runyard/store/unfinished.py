@@ -50,7 +50,8 @@ def link(source: str, name: bytes, fd: int) -> None:
     except OSError as error:
         if error.errno in _NO_LINKS:
             raise StoreError(
-                f"the file system of {os.path.dirname(source)} has no hard links, which writing only if absent needs",
+                f"the file system of {os.path.dirname(source)} has no hard links, "
+                "which writing only if absent needs",
                 remedy="Put the store's folder on a file system with hard links.",
             ) from error
         raise
