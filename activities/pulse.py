@@ -33,7 +33,7 @@ class Pulse:
         self._far = shown if isinstance(shown, Model) else None
         self._details: dict[str, str | int] = {"pod": shown} if isinstance(shown, str) and shown else {}
         self._store_news = store_news
-        self._task: asyncio.Task[None] | None = None
+        self._next: asyncio.TimerHandle | None = None
         self._began_s = time.monotonic()
         self.running = asyncio.Event()
         self.messages: list[str] = []
@@ -62,20 +62,22 @@ class Pulse:
         self._far = far
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._beat())
+        self._wait(FIRST_S)  # a timer and no task: most activities end before it, and a timer costs a tenth
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._task is not None
-        self._task.cancel()
+        assert self._next is not None
+        self._next.cancel()
 
-    async def _beat(self) -> None:
-        await asyncio.sleep(FIRST_S)
-        while True:
-            activity.heartbeat(self._far or self._shown())
-            await asyncio.sleep(EVERY_S)
+    def _wait(self, seconds: float) -> None:
+        self._next = asyncio.get_running_loop().call_later(seconds, self._beat)
+
+    def _beat(self) -> None:
+        """In the context of the activity, which is how `heartbeat` knows whose it is."""
+        activity.heartbeat(self._far or self._shown())
+        self._wait(EVERY_S)
 
     def _shown(self) -> dict[str, str | int]:
         news = self._store_news()

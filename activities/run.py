@@ -37,6 +37,11 @@ means to adopt hundreds of pods every few seconds; what is in flight adds some 1
 workflow is told, so that the number can change without breaking the replay of runs that are under way."""
 
 
+CLOSING_MS = 150
+"""A question that meets an execution in its last workflow task is answered by a replay of all of it, seconds of
+the worker's time. So the end is announced: this is longer than it takes to look at a memo and to ask."""
+
+
 class RunActivities:
     """They need the store only, so that any worker on the queue `runyard` can serve them."""
 
@@ -79,6 +84,7 @@ class RunActivities:
             hold_failed=run.hold_failed,
             history_events=HISTORY_EVENTS,
             history_bytes=HISTORY_BYTES,
+            closing_ms=CLOSING_MS,
             restart_of=run.restart_of,
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],

@@ -18,6 +18,7 @@ from temporalio.exceptions import ApplicationError
 from activities.failures import failed_task, translate
 from activities.faults import Fault, no_fault
 from activities.launch import GRACE_S, build_launch, cache_group, pod_name
+from activities.plans import Plans
 from activities.pulse import Pulse
 from activities.signatures import (
     DELETE_TASK,
@@ -41,7 +42,7 @@ from runyard.reasons import Reason
 from runyard.records.archives import verify_archives
 from runyard.records.logs import load_manifest, load_seal, seal
 from runyard.records.podcaches import settle_caches
-from runyard.records.runs import read_header, read_task, write_runids
+from runyard.records.runs import write_runids
 from runyard.records.setup import SetupLog
 from runyard.spec.plan import TaskPlan
 from runyard.spec.run import PodRef, TaskEnd
@@ -73,6 +74,7 @@ class TaskActivities:
         fault: Fault = no_fault,
     ) -> None:
         self._store = store
+        self._plans = Plans(store)
         self._executor = executor
         self._log_bytes = log_bytes
         self._metrics = metrics
@@ -104,7 +106,7 @@ class TaskActivities:
         ):
             sealed = await load_seal(self._store, attempt.task_id, attempt.attempt)
             if sealed is None:
-                task = await read_task(self._store, attempt.run_id, attempt.at)
+                task = await self._plans.task(attempt)
                 self._fault("fetch.begin")
                 ended, stopped = await self._care(request, task, pulse)
                 self._fault("fetch.ended")
@@ -135,8 +137,8 @@ class TaskActivities:
     async def _place(self, request: ScheduleTask, pulse: Pulse) -> PodRef:
         attempt = request.attempt
         self._fault("schedule.begin")
-        run = await read_header(self._store, attempt.run_id, attempt.header)
-        task = await read_task(self._store, attempt.run_id, attempt.at)
+        run = await self._plans.run(attempt)
+        task = await self._plans.task(attempt)
         await self._refer(attempt, task)
         self._fault("schedule.referred")
         try:
@@ -301,7 +303,7 @@ class TaskActivities:
         manifest = await load_manifest(self._store, attempt.task_id, attempt.attempt)
         if manifest is None or not any(record.file for record in manifest.caches):
             return manifest
-        run = await read_header(self._store, attempt.run_id, attempt.header)
+        run = await self._plans.run(attempt)
         return await settle_caches(self._store, manifest, group=cache_group(run), fallback=run.cache_fallback)
 
     async def _close(self, attempt: TaskAttempt) -> bool:

@@ -43,6 +43,7 @@ class Board:
         self.kept = dict(Counter(node.kept.run for node in prepared.tasks if node.kept))
         self.records: dict[str, TaskRecord] = {}
         self.deleting: dict[tuple[str, int], Deleting] = {}  # by task and attempt
+        self._shown: dict[tuple[str, bool], TaskView] = {}  # views that do not change: see `view_of`
         self.failed: list[str] = []  # in the order in which they failed
         self.finished: list[str] = []  # the last ten that ended, newest last
         self.stop: Reason | None = None
@@ -164,8 +165,15 @@ class Board:
     def view_of(self, name: str) -> TaskView:
         outcome = self.graph.outcomes.get(name)
         record = self.records.get(name)
-        why = self.graph.why(name) if record is None and outcome in ("skipped", "cancelled") else ""
-        return view_task(self.nodes[name], record, self.clock, outcome=outcome, why=why)
+        # what has ended, or has not begun, looks the same at the next question: most of a large run
+        lasting = (record is None) == (outcome is None)
+        view = self._shown.get((name, record is None)) if lasting else None
+        if view is None:
+            why = self.graph.why(name) if record is None and outcome in ("skipped", "cancelled") else ""
+            view = view_task(self.nodes[name], record, self.clock, outcome=outcome, why=why)
+            if lasting:
+                self._shown[name, record is None] = view
+        return view
 
     def result(self) -> tuple[RunResultWord, str]:
         """The word, and the one-line cause of anything but a success."""

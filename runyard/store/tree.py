@@ -103,7 +103,7 @@ class Tree:
                         return _info(key, found)
                 finally:
                     os.close(fd)
-            if not temporary.path.exists():
+            if not os.path.exists(temporary.path):
                 raise self._gone()
         raise StoreUnavailable(f"the folder of `{key}` is removed again and again by somebody else")
 
