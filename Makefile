@@ -37,8 +37,10 @@ run: $(STAMP) ## this project's own pipeline, on an embedded Temporal server and
 	@$(BIN)/runyard exec $(ARGS)
 
 test: $(STAMP) ## all tests but the long ones; ARGS="tests/graph -x" narrows it
-	@$(BIN)/pytest -n 3 --dist loadfile -m 'not soak and not kubernetes' $(ARGS) || test $$? = 5
-	@$(BIN)/pytest -m 'kubernetes and not soak' $(ARGS) || test $$? = 5
+	@bad=; \
+	$(BIN)/pytest -n 3 --dist loadfile -m 'not soak and not kubernetes' $(ARGS) || test $$? = 5 || bad=1; \
+	$(BIN)/pytest -m 'kubernetes and not soak' $(ARGS) || test $$? = 5 || bad=1; \
+	test -z "$$bad"
 
 soak: $(STAMP) ## the long ones: kill matrices, large runs
 	@$(BIN)/pytest -m soak $(ARGS)

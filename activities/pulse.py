@@ -2,9 +2,14 @@
 
 With them goes what people want to see (pod, state, node, last message), or how far the activity is, from where its
 next try goes on.
+
+A pulse also tells the time, by the clock of the Temporal server. What is compared with it may come from another
+worker, and each worker's own clock may be minutes off: then a task would be overdue before it began.
 """
 
 import asyncio
+import time
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -24,8 +29,13 @@ class Pulse:
         self._far = shown if isinstance(shown, Model) else None
         self._details: dict[str, str | int] = {"pod": shown} if isinstance(shown, str) and shown else {}
         self._task: asyncio.Task[None] | None = None
+        self._began_s = time.monotonic()
         self.running = asyncio.Event()
         self.messages: list[str] = []
+
+    def now(self) -> datetime:
+        """When the server started this try, and what has passed since."""
+        return activity.info().started_time + timedelta(seconds=time.monotonic() - self._began_s)
 
     def report(self, progress: Progress) -> None:
         """What the executor calls; a new message goes out with the next beat."""

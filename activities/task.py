@@ -8,7 +8,6 @@ arrow between two effects may be cut; `fault` is where tests cut them.
 import asyncio
 import dataclasses
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 from temporalio import activity
@@ -31,7 +30,7 @@ from activities.signatures import (
 )
 from activities.verdict import judge
 from runyard.dialogue import Manifest
-from runyard.errors import ConfigError, Conflict, Corrupt, NotFound, RunyardError
+from runyard.errors import ConfigError, Conflict, Corrupt, Forbidden, NotFound, RunyardError
 from runyard.executors.base import Ended, Executor
 from runyard.metrics import NO_METRICS, Gap, Metrics, Phase
 from runyard.reasons import Reason
@@ -74,9 +73,10 @@ class TaskActivities:
         name = pod_name(request.attempt)
         async with Pulse(name) as pulse:
             if await load_seal(self._store, request.attempt.task_id, request.attempt.attempt) is not None:
-                return ScheduledTask(pod=PodRef(name=name, uid=""), scheduled_at=_now())  # fetch gives its end
+                pod = PodRef(name=name, uid="")  # fetch gives its end
+                return ScheduledTask(pod=pod, scheduled_at=pulse.now())
             pod = await self._place(request, pulse)
-            return ScheduledTask(pod=pod, scheduled_at=_now())
+            return ScheduledTask(pod=pod, scheduled_at=pulse.now())
 
     @activity.defn(name=FETCH_TASK)
     @translate
@@ -91,7 +91,7 @@ class TaskActivities:
                 ended, stopped = await self._care(request, task, pulse)
                 self._fault("fetch.ended")
                 began_s = time.monotonic()
-                end = await self._take_over(attempt, task, ended, stopped=stopped)
+                end = await self._take_over(request, task, ended, pulse, stopped=stopped)
                 self._phase("archive", time.monotonic() - began_s, end.status)
             else:
                 end = sealed.end
@@ -104,8 +104,9 @@ class TaskActivities:
     async def delete_task(self, request: DeleteTasks) -> None:
         """Remove the pods. Where one is not known, its attempt is closed first, so that nothing can begin it."""
         self._fault("delete.begin")
-        async with Pulse(pod_name(request.tasks[0].attempt)):
-            results = await asyncio.gather(*map(self._delete, request.tasks), return_exceptions=True)
+        async with Pulse(pod_name(request.tasks[0].attempt)) as pulse:
+            deletes = [self._delete(each, pulse) for each in request.tasks]
+            results = await asyncio.gather(*deletes, return_exceptions=True)
         for result in results:  # all were tried; a further try finds those gone that went
             if isinstance(result, BaseException):
                 raise result
@@ -135,9 +136,9 @@ class TaskActivities:
         except RunyardError as error:
             if error.retryable or isinstance(error, Conflict):
                 raise
-            raise await self._refuse(attempt, error) from error
+            raise await self._refuse(attempt, error, pulse) from error
         self._fault("schedule.started")
-        self._phase("queue", (_now() - activity.info().scheduled_time).total_seconds())
+        self._phase("queue", _since_scheduled_s(pulse))
         if pulse.messages:  # only what was waited for is worth an object of its own
             await SetupLog(self._store, attempt.task_id, attempt.attempt).say(*pulse.messages)
         self._fault("schedule.said")
@@ -154,15 +155,12 @@ class TaskActivities:
         if refused:
             raise ConfigError("; ".join(refused))
 
-    async def _refuse(self, attempt: TaskAttempt, error: RunyardError) -> ApplicationError:
-        try:
-            reason = Reason(error.code)
-        except ValueError:
-            reason = Reason.START_ERROR
-        end = TaskEnd(status="failed", reason=reason, message=error.message[:500], began=False, ended_at=_now())
+    async def _refuse(self, attempt: TaskAttempt, error: RunyardError, pulse: Pulse) -> ApplicationError:
+        reason, message = _reason_of(error), error.message[:500]
+        end = TaskEnd(status="failed", reason=reason, message=message, began=False, ended_at=pulse.now())
         said = [error.message, error.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=None, end=end, setup=said)
-        self._phase("queue", (_now() - activity.info().scheduled_time).total_seconds(), end.status)
+        self._phase("queue", _since_scheduled_s(pulse), end.status)
         return failed_task(end)
 
     # fetch
@@ -196,27 +194,33 @@ class TaskActivities:
         follow = asyncio.create_task(self._executor.follow(pod, owner=_owner(), report=pulse.report))
         running = asyncio.create_task(pulse.running.wait())
         try:
-            left_s = limit_s - (_now() - request.scheduled_at).total_seconds()
+            left_s = limit_s - (pulse.now() - request.scheduled_at).total_seconds()
             await asyncio.wait({follow, running}, timeout=max(0.1, left_s), return_when="FIRST_COMPLETED")
             if follow.done() or pulse.running.is_set():
                 return await follow
             news = pulse.messages[-1] if pulse.messages else "no news"  # what it waited for, before our own words
             await self._executor.stop(pod, grace_s=0)
+            self._fault("fetch.overdue")
             ended = await follow
             if ended.exit_code == 0:  # it began and ended in the very last moment
                 return ended
-            message = f"not running after {limit_s:g} s: {news}"
+            message = f"{_overdue(limit_s)}: {news}"
             return dataclasses.replace(ended, gone=False, reason=Reason.TIMEOUT_PENDING, message=message)
         finally:
             running.cancel()
             follow.cancel()
 
-    async def _take_over(self, attempt: TaskAttempt, task: TaskPlan, ended: Ended, *, stopped: bool) -> TaskEnd:
-        store, number = self._store, attempt.attempt
+    async def _take_over(
+        self, request: FetchTask, task: TaskPlan, ended: Ended, pulse: Pulse, *, stopped: bool
+    ) -> TaskEnd:
+        store, attempt, number = self._store, request.attempt, request.attempt.attempt
         manifest = await self._manifest(attempt)
         # closed, not only looked at: a pod that is gone for its cluster may still be alive on a lost node
         began = manifest is not None or not await self._close(attempt)
         end = judge(ended, manifest, steps=task.steps, began=began, stopped=stopped)
+        if not stopped:
+            after_s = (pulse.now() - request.scheduled_at).total_seconds()
+            end = _overdue_earlier(end, task.timeouts.pending_s, after_s=after_s)
         if manifest is not None and manifest.archives:
             try:
                 await verify_archives(store, attempt.task_id, manifest.archives)
@@ -270,7 +274,7 @@ class TaskActivities:
 
     # delete
 
-    async def _delete(self, request: DeleteTask) -> None:
+    async def _delete(self, request: DeleteTask, pulse: Pulse) -> None:
         began_s = time.monotonic()
         if request.pod is not None:
             await self._executor.delete(request.pod)
@@ -278,20 +282,34 @@ class TaskActivities:
             return
         began = not await self._close(request.attempt)
         await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
-        if result := await self._seal_unfetched(request, began=began):
+        if result := await self._seal_unfetched(request, pulse, began=began):
             self._phase("delete", time.monotonic() - began_s, result)
 
-    async def _seal_unfetched(self, request: DeleteTask, *, began: bool) -> str:
+    async def _seal_unfetched(self, request: DeleteTask, pulse: Pulse, *, began: bool) -> str:
         """The last word on an attempt that no `fetch_task` saw: what it wrote, why it ended. Gives its result."""
         attempt = request.attempt
         if await load_seal(self._store, attempt.task_id, attempt.attempt) is not None:
             return ""
         end = request.end or TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False)
-        end = end.model_copy(update={"began": began, "ended_at": _now()})
+        end = end.model_copy(update={"began": began, "ended_at": pulse.now()})
         manifest = await self._manifest(attempt)
         said = [end.message or end.reason.sentence, end.reason.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
         return end.status
+
+
+def _overdue(limit_s: float) -> str:
+    return f"not running after {limit_s:g} s"
+
+
+def _overdue_earlier(end: TaskEnd, limit_s: float | None, *, after_s: float) -> TaskEnd:
+    """A pod that was stopped for its pending timeout by a caretaker who died before it could say so."""
+    if limit_s is None or end.began or end.reason not in (Reason.CANCELLED, Reason.LOST):
+        return end
+    if after_s < limit_s:
+        return end
+    update = {"status": "failed", "reason": Reason.TIMEOUT_PENDING, "message": _overdue(limit_s)}
+    return end.model_copy(update=update)
 
 
 def _gap(manifest: Manifest | None, end: TaskEnd) -> Gap | None:
@@ -309,5 +327,15 @@ def _owner() -> str:
     return f"{info.workflow_run_id}/{info.activity_id}/{info.attempt}"
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _since_scheduled_s(pulse: Pulse) -> float:
+    return (pulse.now() - activity.info().scheduled_time).total_seconds()
+
+
+def _reason_of(error: RunyardError) -> Reason:
+    """Of a task that cannot be placed at all."""
+    if isinstance(error, Forbidden):
+        return Reason.NOT_ADMITTED
+    try:
+        return Reason(error.code)
+    except ValueError:
+        return Reason.START_ERROR

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import runyard.agent
+from benchmarks.cpu import Accounts
 from benchmarks.rows import Row, Samples
 from runyard.client import Runyard
 from runyard.dialogue import Assignment
@@ -48,6 +49,7 @@ from workers.serve import build_workers
 
 CHAIN: Final = 20
 MANY, AT_ONCE = 200, 20
+SOME: Final = 60
 LIVE: Final = 100
 _FLOOR_LABEL = "runyard.dev/floor"
 _WRITES = re.compile(
@@ -285,14 +287,14 @@ async def many(bench: Bench, repeats: int) -> list[Row]:
     ]
 
 
-async def _at_once(work: Callable[[], Awaitable[None]]) -> None:
+async def _at_once(work: Callable[[], Awaitable[None]], pods: int = MANY) -> None:
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one() -> None:
         async with turns:
             await work()
 
-    await asyncio.gather(*(one() for _ in range(MANY)))
+    await asyncio.gather(*(one() for _ in range(pods)))
 
 
 async def _writes(api: Api) -> float:
@@ -326,12 +328,36 @@ async def memory(bench: Bench, repeats: int) -> list[Row]:
     ]
 
 
+async def cpu(bench: Bench, repeats: int) -> list[Row]:
+    """Who uses the processors: milliseconds a pod, of bare pods of two containers and of a whole run."""
+
+    async def floor() -> None:
+        await _at_once(lambda: bench.floor.one(containers=2), SOME)
+
+    async def ours() -> None:
+        await bench.run(SOME, chained=False, concurrency=AT_ONCE)
+
+    found: dict[str, tuple[Samples, Samples]] = {}
+    with Accounts.open(Path(os.environ["RUNYARD_LAB_KUBECONFIG"]).parent) as accounts:
+        for _ in range(max(1, repeats // 25)):
+            for shape, work in enumerate((floor, ours)):
+                before = accounts.used_s()
+                await work()
+                spent = {part: (used - before[part]) / SOME * 1e3 for part, used in accounts.used_s().items()}
+                for part, each_ms in {**spent, "everything": sum(spent.values())}.items():
+                    found.setdefault(part, (Samples(), Samples()))[shape].add(each_ms)
+    return [
+        Row(f"processor a pod: {part}", f"{ours.median:.0f} ms; bare: {floor.median:.0f} ms")
+        for part, (floor, ours) in found.items()
+    ]
+
+
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-MEASURES: Final = {"single": single, "chain": chain, "many": many, "memory": memory}
+MEASURES: Final = {"single": single, "chain": chain, "many": many, "memory": memory, "cpu": cpu}
 
 
 async def measure(place: Path, *, repeats: int, only: str) -> AsyncIterator[Row]:

@@ -15,6 +15,7 @@
     ├── ExecutorError         a task could not be placed, followed or ended
     │   ├── ConfigError       missing secret, setting or file that the task names
     │   ├── StartError        the process or pod could not be started
+    │   │   └── NotAdmitted   the cluster's rules do not admit the pod
     │   ├── QuotaExceeded     no room by a quota
     │   │   └── BeyondQuota   there will never be, since the quota is smaller than what is asked for
     │   ├── Unschedulable     no node takes it
@@ -215,6 +216,15 @@ class StartError(ExecutorError):
 
     code = "start_error"
     retryable = False
+
+
+class NotAdmitted(StartError):
+    """The cluster does not admit the task's pod: a LimitRange, a policy or the namespace's security standard.
+
+    The message names the rule: ask for less in the task, or have the cluster's administrator change it.
+    """
+
+    code = "not_admitted"
 
 
 class QuotaExceeded(ExecutorError):

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     QUOTA = "quota"
     CONFIG_ERROR = "config_error"
     START_ERROR = "start_error"
+    NOT_ADMITTED = "not_admitted"
     SERVICE_FAILED = "service_failed"
     EVICTED = "evicted"
     PREEMPTED = "preempted"
@@ -119,6 +120,10 @@ _MEANINGS: dict[Reason, _Meaning] = {
     ),
     Reason.START_ERROR: _Meaning(
         "The task could not be started.", "Check its command, shell, working directory and user."
+    ),
+    Reason.NOT_ADMITTED: _Meaning(
+        "The cluster does not admit the task's pod.",
+        "The message names the rule or the right: ask for less in the task, or have its administrator change it.",
     ),
     Reason.SERVICE_FAILED: _Meaning(
         "A service of the task ended or did not get ready.", "Read the setup log; check the service's image."

@@ -107,12 +107,21 @@ class Failures(DefaultFailureConverter):
     """Failures that were foreseen say what is wrong in their message: a stack trace would only hide it.
 
     In the UI a failed run is its cause, and not a page of the SDK's own lines. Foreseen is what we say is not
-    to be tried again; whatever else is raised, a bug above all, keeps its trace.
+    to be tried again; whatever else is raised, a bug above all, keeps the end of its trace. The end only,
+    because a server shows of an activity that it tries again 4 KB: of a larger failure it hides even the message.
     """
+
+    TRACE_CHARACTERS: Final = 700
 
     def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
         super().to_failure(exception, payload_converter, failure)
-        if isinstance(exception, ApplicationError) and exception.non_retryable:
+        if len(failure.stack_trace) > self.TRACE_CHARACTERS:
+            failure.stack_trace = f"…{failure.stack_trace[-self.TRACE_CHARACTERS :]}"
+        if not isinstance(exception, ApplicationError):
+            return
+        if isinstance(exception.__cause__, RunyardError):  # raised where it was translated: of no interest
+            failure.stack_trace = ""
+        if exception.non_retryable:
             failure.stack_trace = ""
             cause = exception.__cause__
             if isinstance(cause, RunyardError) and cause.__cause__ is None:  # the same words once more

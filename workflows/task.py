@@ -188,7 +188,8 @@ class Driver:
             return None
         message = str(cause)[:500]
         if isinstance(cause, ActivityTimeout) and cause.type == TimeoutType.SCHEDULE_TO_CLOSE:
-            return TaskEnd(status="failed", reason=Reason.TIMEOUT_QUEUE, began=False)
+            waited = _last_news(cause)
+            return TaskEnd(status="failed", reason=Reason.TIMEOUT_QUEUE, message=waited, began=False)
         if error.retry_state == RetryState.TIMEOUT:  # no time for one more try: the last one's error is the cause
             return TaskEnd(status="failed", reason=Reason.TIMEOUT_QUEUE, message=message, began=False)
         # whether a step has run is not known, so it is not run again by itself
@@ -308,6 +309,12 @@ class Driver:
 
     def _now_ms(self) -> int:
         return self.run.board.clock.ms(workflow.now())
+
+
+def _last_news(timeout: ActivityTimeout) -> str:
+    """What the activity said last before its time was over: what the task waited for."""
+    said = timeout.last_heartbeat_details[0] if timeout.last_heartbeat_details else None
+    return str(said.get("message", ""))[:500] if isinstance(said, dict) else ""
 
 
 def _may_mend(reason: Reason) -> bool:

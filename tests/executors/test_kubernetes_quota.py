@@ -2,7 +2,7 @@
 
 import pytest
 
-from runyard.errors import BeyondQuota, ConfigError, ExecutorError, Forbidden, StartError
+from runyard.errors import BeyondQuota, ConfigError, ExecutorError, Forbidden, NotAdmitted, StartError
 from runyard.executors.kubernetes.api import Refused
 from runyard.executors.kubernetes.quota import as_error, waits_for
 
@@ -66,10 +66,24 @@ def test_room_that_never_comes(said: str) -> None:
         ),
         (
             refused('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'),
-            StartError,
+            NotAdmitted,
             "PodSecurity",
         ),
-        (refused('admission webhook "v" denied the request: no'), StartError, "denied the request"),
+        (refused('pods "x" is forbidden: maximum memory usage per Container is 64Mi'), NotAdmitted, "64Mi"),
+        (refused('admission webhook "v" denied the request: no'), NotAdmitted, "denied the request"),
+        (refused('admission webhook "v" denied the request: no', 400, ""), NotAdmitted, "denied the request"),
+        (
+            refused("pods \"x\" is invalid: ValidatingAdmissionPolicy 'p' denied request: no", 422, "Invalid"),
+            NotAdmitted,
+            "denied request",
+        ),
+        (
+            refused(
+                'pods "x" is forbidden: unable to create new content in namespace n because it is being terminated'
+            ),
+            ConfigError,
+            "being terminated",
+        ),
         (refused('Pod "x" is invalid: spec.dnsPolicy', 422, "Invalid"), StartError, "dnsPolicy"),
         (refused('namespaces "n" not found', 404, "NotFound"), ConfigError, "not found"),
         (refused("Unauthorized", 401, "Unauthorized"), ExecutorError, "Unauthorized"),

@@ -30,6 +30,13 @@ async def line(yard: Yard, root: str) -> LineView:
     return await handle.query("describe", result_type=LineView)
 
 
+async def drained(yard: Yard, root: str) -> LineView:
+    """The line once nobody is in it: the last run tells the line that it has ended when it has."""
+    while (view := await line(yard, root)).running or view.waiting:
+        await asyncio.sleep(0.05)
+    return view
+
+
 async def until(yard: Yard, handle: Handle, what: Callable[[RunView], bool]) -> RunView:
     """Ask until it is so: bounded by the test's own timeout."""
     while True:

@@ -3,10 +3,8 @@
 import asyncio
 from itertools import pairwise
 
-from group_scene import Handle, file, line, new_root, queued, running, span, until
+from group_scene import Handle, drained, file, new_root, queued, running, span, until
 from yard import Yard
-
-from runyard.spec.group import LineView
 
 
 async def test_two_runs_of_a_group_run_one_after_the_other(yard: Yard) -> None:
@@ -31,4 +29,4 @@ async def test_fifty_at_once_run_one_at_a_time_in_the_order_of_their_numbers(yar
     assert [counter for counter, _, _ in spans] == list(range(1, 51))
     for (_, _, end), (_, start, _) in pairwise(spans):
         assert end <= start
-    assert await line(yard, group) == LineView(id=(await line(yard, group)).id, counter=50)
+    assert (await drained(yard, group)).counter == 50

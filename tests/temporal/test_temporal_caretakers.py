@@ -123,6 +123,26 @@ async def test_an_archive_that_is_gone_before_it_was_verified_fails_its_task(
     assert by_name["a"].message.endswith("is not in the store")
 
 
+async def test_a_pending_timeout_is_one_also_when_its_caretaker_dies_over_it(
+    client: Client, store: PosixStore, tmp_path: Path
+) -> None:
+    deaths: list[str] = []
+
+    def die_once(point: str) -> None:
+        if point == "fetch.overdue" and not deaths:
+            deaths.append(point)
+            raise RuntimeError("the caretaker dies between the stop and the seal")
+
+    executor = open_executor("memory", Settings(state=tmp_path / "state", store_folder=tmp_path / "store"))
+    async with working(client, store, [executor], fault=die_once) as yard:
+        handle = await yard.start(file(task("t", "slow_start 60\ntrue", timeouts={"pending": "200ms"})))
+        await failure(handle)
+        end = tasks(await yard.view(handle))["t"]
+    assert deaths
+    assert (end.status, end.reason) == ("failed", Reason.TIMEOUT_PENDING)
+    assert end.message.startswith("not running after 0.2 s")
+
+
 async def test_a_run_that_is_prepared_twice_is_the_same_run(store: PosixStore) -> None:
     request = {"file": file(task("a", "true"), task("b", "true", depends=["a"])), "executor": "memory"}
     prepare = PrepareRun(run_id="r", execution_id="e", request=request)

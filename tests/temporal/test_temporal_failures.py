@@ -45,3 +45,35 @@ def test_what_was_not_foreseen_keeps_its_trace_and_its_cause() -> None:
 
 def test_what_is_tried_again_keeps_its_trace() -> None:
     assert "in written" in written(ApplicationError("later", type="later")).stack_trace
+
+
+SHOWN_BYTES = 4 << 10
+"""A server keeps that much of the last failure of an activity that it tries again, and hides the rest."""
+
+
+def deep(levels: int) -> None:
+    if not levels:
+        raise OSError("Read-only file system")
+    deep(levels - 1) if levels % 2 else deeper(levels)
+
+
+def deeper(levels: int) -> None:
+    """Two that call each other: a trace does not shorten that, as it does one that calls itself."""
+    deep(levels - 1)
+
+
+def test_a_failure_from_deep_down_is_small_enough_to_be_shown() -> None:
+    try:
+        try:
+            try:
+                deep(60)
+            except OSError as error:
+                raise StoreError(f"permission denied when writing `{'long/' * 60}`") from error
+        except StoreError as error:
+            raise application_error(error) from error
+    except ApplicationError as error:
+        failure = written(error)
+    assert failure.ByteSize() < SHOWN_BYTES
+    assert "permission denied" in failure.message
+    assert "Read-only file system" in failure.cause.cause.message
+    assert "raise OSError" in failure.cause.cause.stack_trace

@@ -9,12 +9,22 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
-from runyard.errors import BeyondQuota, ConfigError, ExecutorError, Forbidden, RunyardError, StartError
+from runyard.errors import (
+    BeyondQuota,
+    ConfigError,
+    ExecutorError,
+    Forbidden,
+    NotAdmitted,
+    RunyardError,
+    StartError,
+)
 from runyard.executors.kubernetes.api import Refused
 
 _EXCEEDED = re.compile(
     r"exceeded quota: (?P<name>[^,]+), requested: (?P<requested>.*), used: (?P<used>.*), limited: (?P<limited>.*)"
 )
+_BY_POLICY = ("ValidatingAdmissionPolicy", "admission webhook")
+"""Policies choose the status of their refusal themselves; these words are the API server's."""
 _SUFFIXES = {
     "": Decimal(1), "m": Decimal("0.001"), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
     "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18), "Ki": Decimal(2**10), "Mi": Decimal(2**20),
@@ -55,7 +65,14 @@ def as_error(refused: Refused, *, what: str = "the pod") -> RunyardError:
         return ConfigError(
             f"{what} cannot be created: {said}", remedy="Create the namespace, or correct its name."
         )
-    if refused.status in (403, 400, 422, 413):
+    if refused.status == 403 and "because it is being terminated" in said:
+        return ConfigError(
+            f"{what} cannot be created: {said}",
+            remedy="The namespace is being deleted: have the worker make pods in another one.",
+        )
+    if refused.status == 403 or any(words in said for words in _BY_POLICY):
+        return NotAdmitted(f"the cluster does not admit {what}: {said}")
+    if refused.status in (400, 422, 413):
         return StartError(f"the cluster does not take {what}: {said}")
     return ExecutorError(f"{what} cannot be created: {said}")  # 401 for one: credentials are renewed
 
