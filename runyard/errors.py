@@ -54,18 +54,18 @@ class RunyardError(Exception):
     @classmethod
     def summary(cls) -> str:
         """What happened, in general: the first paragraph of the docstring."""
-        return _documented(cls)[0]
+        return _documented(cls.__mro__)[0]
 
     @classmethod
     def advice(cls) -> str:
         """What to do about it: the second paragraph of the docstring."""
-        return _documented(cls)[1]
+        return _documented(cls.__mro__)[1]
 
 
 @cache
-def _documented(error: type[RunyardError]) -> tuple[str, str]:
+def _documented(kinds: tuple[type, ...]) -> tuple[str, str]:
     """Both paragraphs, read once: "not found" is an answer that a store gives several times a task."""
-    summary, _, rest = (inspect.getdoc(error) or "").partition("\n\n")
+    summary, _, rest = (inspect.getdoc(kinds[0]) or "").partition("\n\n")
     return " ".join(summary.split()), " ".join(rest.split("\n\n")[0].split())
 
 
