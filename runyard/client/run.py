@@ -40,6 +40,9 @@ ASKED: Final = 3
 """After this long it is asked again, so often in all: a question that met an execution in its last moment, before
 the run went on as another, is answered by a replay of all of it, and the new execution answers sooner."""
 
+FULL_S: Final = 0.2
+"""The server holds few questions for a run whose worker is busy, and refuses more: after this it is asked anew."""
+
 LOOK_S: Final = 0.05
 LOOKS: Final = 20
 """An execution announces that moment: so often it is looked, in these steps, whether the next one is there."""
@@ -204,7 +207,7 @@ class Run:
             raise RemoteError(f"the worker cannot describe {self.id}: {error.message[:300]}") from error
         except RPCError as error:
             quiet = (RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.NOT_FOUND)
-            if error.status in (*quiet, RPCStatusCode.CANCELLED):
+            if error.status in (*quiet, RPCStatusCode.CANCELLED, RPCStatusCode.RESOURCE_EXHAUSTED):
                 return None
             raise self._explain(error) from error
         if not view.name:  # not read yet: a graph without tasks looks as if all of them had ended
@@ -220,10 +223,19 @@ class Run:
             await asyncio.sleep(LOOK_S)
 
     async def _query(self) -> RunView:
-        view: RunView = await self._handle.query(
-            "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
-        )
-        return view
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + ANSWER_S
+        while True:
+            try:
+                view: RunView = await self._handle.query(
+                    "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
+                )
+            except RPCError as error:
+                if error.status is not RPCStatusCode.RESOURCE_EXHAUSTED or loop.time() > until_s:
+                    raise
+                await asyncio.sleep(FULL_S)
+            else:
+                return view
 
     async def planned(self) -> Mapping[str, Planned]:
         """Each task's id and parents, from the stored plan; empty before there is one. Raises StoreError."""
