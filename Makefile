@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo 'installing into $(VENV)'
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[jsonnet,s3,kubernetes]' --group dev
+		--editable '.[jsonnet,s3,kubernetes,otel]' --group dev
 	@touch $@
 
 run: $(STAMP) ## this project's own pipeline, on an embedded Temporal server and local processes
@@ -79,7 +79,7 @@ docs: $(STAMP) ## pages of docs/reference that are made from code
 constraints: ## newest versions of all dependencies, written to constraints.txt
 	@rm -rf $(VENV)/.fresh && python=$$($(FIND_PYTHON)) && "$$python" -m venv $(VENV)/.fresh
 	@$(VENV)/.fresh/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(VENV)/.fresh/bin/python -m pip install --quiet '.[jsonnet,s3,kubernetes]' --group dev
+	@$(VENV)/.fresh/bin/python -m pip install --quiet '.[jsonnet,s3,kubernetes,otel]' --group dev
 	@$(VENV)/.fresh/bin/python -m pip freeze --exclude runyard --exclude pip > constraints.txt
 	@rm -rf $(VENV)/.fresh
 

@@ -1,10 +1,8 @@
 """The activities of a cleanup. Each may end anywhere and be tried again, also while an earlier try still runs."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import JsonValue, ValidationError
@@ -17,10 +15,10 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.failures import translate
+from activities.pulse import Pulse
 from activities.signatures import (
     CLEAN,
     PLAN_CLEANUP,
-    REAP_PODS,
     REMOVE_RUN,
     SURVEY,
     Clean,
@@ -28,23 +26,20 @@ from activities.signatures import (
     CleanupPlan,
     CleanupRules,
     PlanCleanup,
-    ReapPods,
     RemoveRun,
 )
 from activities.statuses import Statuses
-from runyard.errors import InvalidRequest, NotFound, RunyardError, ServerUnavailable
-from runyard.executors.base import Executor, PodSeen
-from runyard.metrics import NO_METRICS, Metrics
+from runyard.errors import InvalidRequest, NotFound, ServerUnavailable
 from runyard.records.cachesweep import UNFINISHED_S, expire_caches
 from runyard.records.ended import complete_index
 from runyard.records.expiry import How, Page, expire_item, expire_items, expire_run, expire_runs
-from runyard.records.fates import Judge, Rules, RunStatus
+from runyard.records.fates import Judge, Rules
 from runyard.records.runs import read_plan
 from runyard.records.sharing import exists
+from runyard.records.snapshots import list_shares
 from runyard.records.survey import find_cutoffs, find_oldest
 from runyard.spec.cleanup import (
     CLEANUP,
-    EXAMPLES,
     CleanupKind,
     CleanupReport,
     CleanupRequest,
@@ -60,13 +55,9 @@ from runyard.store.base import ObjectStore
 TURN_S: Final = 120.0
 """An activity gives its workflow a word at least so often: what was done is then in the history."""
 
-BEAT_S: Final = 5.0
 AT_ONCE: Final = 32
-PODS_AT_ONCE: Final = 200
 LAST_KIND: Final[CleanupKind] = "caches"
 """With it goes what belongs to no kind: one of its own would be a command that cleanups under way do not know."""
-
-OPEN_PODS, YOUNG_PODS = "pods of open runs", "pods within the grace period"
 
 
 class CleanupActivities:
@@ -104,7 +95,7 @@ class CleanupActivities:
         """Find what is too much, where there are limits to number or size."""
         keep = rules.retention
         found: dict[str, object] = {}
-        async with Beat():
+        async with Pulse():
             if keep.runs_per_group is not None:
                 found["cutoffs"] = await find_cutoffs(self._store, runs_per_group=keep.runs_per_group)
             if keep.total_bytes is not None:
@@ -117,10 +108,10 @@ class CleanupActivities:
         """Things of one kind, for a while. A further try goes on where the last one was."""
         done = _resumed() or Cleaned(cursor=request.cursor)
         deadline = time.monotonic() + TURN_S
-        async with Beat(done) as beat:
+        async with Pulse(done) as pulse:
             async for page in self._pages(request, done.cursor or ""):
                 done = Cleaned(cursor=page.cursor, report=done.report.plus(page.report))
-                beat.details = done
+                pulse.show(done)
                 if time.monotonic() > deadline:
                     return done
             if request.kind == LAST_KIND and not request.rules.request.dry_run:
@@ -134,7 +125,7 @@ class CleanupActivities:
         run_id, store = request.run_id, self._store
         judge, how = self._judge(request.rules, remove=[run_id]), _how(request.rules)
         report = CleanupReport()
-        async with Beat():
+        async with Pulse():
             pinned = await exists(store, paths.keep(run_id))
             for kind, item in await self._items(run_id):
                 report = report.plus(await expire_item(store, kind, item, judge, how))
@@ -157,7 +148,7 @@ class CleanupActivities:
             pages = expire_caches(store, rules.retention, how, now=rules.now, start_after=cursor)
         elif request.kind == "runs":
             if not how.dry_run and not cursor:
-                await complete_index(store)
+                await complete_index(store, anew=rules.request.reindex)
             pages = expire_runs(store, self._judge(rules), how, start_after=cursor)
         else:
             pages = expire_items(store, request.kind, self._judge(rules), how, start_after=cursor)
@@ -175,7 +166,10 @@ class CleanupActivities:
         except NotFound:
             return []
         logs: list[tuple[SharedKind, str]] = [("logs", paths.log_item(task.id)) for task in plan.tasks]
-        return [*logs, *(("archives", paths.archive_item(task.id)) for task in plan.tasks)]
+        archives: list[tuple[SharedKind, str]] = [("archives", paths.archive_item(task.id)) for task in plan.tasks]
+        snapshot = plan.run.source.snapshot
+        shares = [] if snapshot is None else await list_shares(self._store, snapshot)
+        return [*logs, *archives, *(("snapshots", item) for item in shares)]
 
     async def _forget(self, run_id: str) -> None:
         """Have Temporal forget it too, so that no list shows it: it does so within a minute."""
@@ -218,75 +212,6 @@ class CleanupActivities:
         return "" if first == own else first
 
 
-class ReapActivities:
-    """They need an executor and Temporal itself; served on the executor's queue."""
-
-    def __init__(self, executor: Executor, client: Client, *, metrics: Metrics = NO_METRICS) -> None:
-        self._executor = executor
-        self._metrics = metrics
-        self._statuses = Statuses(client)
-
-    @activity.defn(name=REAP_PODS)
-    @translate
-    async def reap_pods(self, request: ReapPods) -> CleanupReport:
-        """Delete pods whose run has ended, or is not known, for longer than the grace period."""
-        report, batch = CleanupReport(), []
-        async with Beat():
-            async for pod in self._executor.list():
-                batch.append(pod)
-                if len(batch) >= PODS_AT_ONCE:
-                    report, batch = report.plus(await self._reap(batch, request.rules)), []
-            return report.plus(await self._reap(batch, request.rules))
-
-    async def _reap(self, pods: Sequence[PodSeen], rules: CleanupRules) -> CleanupReport:
-        known = await self._statuses.ask(list(dict.fromkeys(pod.run_id for pod in pods)))
-        open_pods = [pod for pod in pods if known[pod.run_id].open]
-        over = [pod for pod in pods if _is_over(pod, known[pod.run_id], rules)]
-        if not rules.request.dry_run:
-            self._metrics.leaked(self._executor.name, len(over))
-        gone, notes = [], []
-        for pod in over:
-            try:
-                if not rules.request.dry_run:
-                    await self._executor.delete(pod.pod)
-                gone.append(f"{pod.run_id} {pod.task} #{pod.attempt}")
-            except RunyardError as error:  # the others all the same; this one the next time
-                notes.append(
-                    f"pod {pod.pod.name} of {self._executor.name} cannot be deleted: {error.message[:200]}"
-                )
-        young = len(pods) - len(open_pods) - len(over)
-        kept = {why: number for why, number in ((OPEN_PODS, len(open_pods)), (YOUNG_PODS, young)) if number}
-        return CleanupReport(
-            deleted={"pods": Tally(items=len(gone))} if gone else {},
-            examples={"pods": gone[:EXAMPLES]} if gone else {},
-            kept=kept,
-            notes=notes,
-        )
-
-
-class Beat:
-    """Heartbeats with how far an activity is, while the block runs."""
-
-    def __init__(self, details: Cleaned | None = None) -> None:
-        self.details = details
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> "Beat":
-        self._task = asyncio.create_task(self._beat())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT_S)
-            activity.heartbeat(*([self.details] if self.details is not None else []))
-
-
 class Pacer:
     """At most so many deletes a second, over all that go on at once."""
 
@@ -306,17 +231,6 @@ def _how(rules: CleanupRules) -> How:
     if per_s is None:
         return How(dry_run=rules.request.dry_run, at_once=AT_ONCE)
     return How(dry_run=rules.request.dry_run, at_once=AT_ONCE, pace=Pacer(per_s))
-
-
-def _is_over(pod: PodSeen, status: RunStatus, rules: CleanupRules) -> bool:
-    """A pod of a run that is not known may be another installation's: it has to be old."""
-    if status.open:
-        return False
-    now = datetime.now(UTC)
-    if status.closed_at is None:
-        return now - pod.created_at >= timedelta(seconds=rules.retention.unknown_s)
-    grace = timedelta(seconds=0 if rules.request.now else rules.retention.pods_s)
-    return now - max(pod.created_at, status.closed_at) >= grace
 
 
 def _resumed() -> Cleaned | None:

@@ -9,13 +9,15 @@ import contextlib
 from typing import Final
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.pulse import Pulse
 from activities.signatures import STAY_IN_LINE, WATCH_RUN, WatchRun
+from activities.statuses import describe, is_open
 from runyard.spec.group import ENTER, LINE_MEMO, LINE_WORKFLOW, LINES_QUEUE, Entry, LineState
+from runyard.worklog import about
 
 HISTORY_EVENTS: Final = 4_000
 """A line is told when to continue as new, so that the number can change without breaking lines that are open."""
@@ -38,6 +40,7 @@ class GroupActivities:
         theory have begun and ended, which would give a number twice: it would have to be terminated within
         milliseconds of its own start.
         """
+        about(run=entry.run_id)
         async with Pulse(entry.run_id):
             while True:
                 last = (await self._last_state(entry.line)).model_copy(update={"history_events": HISTORY_EVENTS})
@@ -60,11 +63,12 @@ class GroupActivities:
     @activity.defn(name=WATCH_RUN)
     async def watch_run(self, watch: WatchRun) -> None:
         """Returns when the run has ended: succeeded, failed, cancelled, terminated, timed out or deleted."""
+        about(run=watch.run_id)
         async with Pulse(watch.run_id):
             run_id = watch.execution_id
             while True:
                 await self._until_ended(watch.run_id, run_id)
-                last = await self._describe(watch.run_id)
+                last = await describe(self._client, watch.run_id)
                 if not _is_of(last, watch.execution_id):
                     return
                 assert last is not None  # reset from the UI: a new execution goes on in its place
@@ -82,28 +86,19 @@ class GroupActivities:
 
     async def _last_state(self, line: str) -> LineState:
         """What the last line knew; nothing is read of one that is open, since it will only be signalled."""
-        last = await self._describe(line)
-        if last is None or last.status is WorkflowExecutionStatus.RUNNING:
+        last = await describe(self._client, line)
+        if last is None or is_open(last):
             return LineState()
         kept = await last.memo_value(LINE_MEMO, LineState(), type_hint=LineState)
         return kept if isinstance(kept, LineState) else LineState()
 
     async def _is_open(self, run_id: str, execution_id: str) -> bool:
-        return _is_of(await self._describe(run_id), execution_id)
-
-    async def _describe(self, workflow_id: str) -> WorkflowExecutionDescription | None:
-        """The newest execution; None where there is none any more."""
-        try:
-            return await self._client.get_workflow_handle(workflow_id).describe()
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return None
-            raise
+        return _is_of(await describe(self._client, run_id), execution_id)
 
 
 def _is_of(found: WorkflowExecutionDescription | None, execution_id: str) -> bool:
     """Whether it is open, and the run that is meant: not another one that has its id by now."""
-    if found is None or found.status is not WorkflowExecutionStatus.RUNNING:
+    if found is None or not is_open(found):
         return False
     first = found.raw_description.workflow_execution_info.first_run_id
     return (first or found.run_id) == execution_id

@@ -4,6 +4,7 @@ import hashlib
 import re
 
 from activities.signatures import TaskAttempt
+from runyard import traces
 from runyard.dialogue import Assignment, CacheAccess, ServiceProbe, StoredCache
 from runyard.errors import ConfigError, NotFound
 from runyard.executors.base import Launch
@@ -64,10 +65,13 @@ async def build_launch(
     outputs_of: dict[str, tuple[str, int]],
     owner: str,
     log_bytes: int,
+    traceparent: str = "",
 ) -> Launch:
     """All that makes the pod. Raises OutputMissing and what the store raises."""
     task = await _with_outputs(store, task, outputs_of)
     environment = _environment(run, task, attempt)
+    if traceparent:
+        environment[traces.VARIABLE] = traceparent
     secrets = {name: value.from_secret for name, value in environment.items() if isinstance(value, FromSecret)}
     secrets |= step_secrets(task)
     assignment = await _assignment(store, run, task, attempt, mask=sorted(secrets), log_bytes=log_bytes)
@@ -96,7 +100,9 @@ def _digest(
 ) -> str:
     """What was asked, without what is new at each try: signatures, and what the store has just now."""
     fresh = {"logs", "archives", "restore", "caches", "snapshot"}
-    asked = [script, assignment.model_dump_json(exclude=fresh), repr(sorted(environment.items())), repr(secrets)]
+    # who is told of the run's spans is each worker's own affair: a pod that another one made is the same pod
+    words = sorted((name, value) for name, value in environment.items() if name != traces.VARIABLE)
+    asked = [script, assignment.model_dump_json(exclude=fresh), repr(words), repr(secrets)]
     return hashlib.sha256("\0".join(asked).encode()).hexdigest()
 
 

@@ -1,11 +1,16 @@
-"""Heartbeats of an activity that waits, with what people want to see: pod, state, node, last message.
+"""Heartbeats of an activity that takes its time.
+
+With them goes what people want to see (pod, state, node, last message), or how far the activity is, from where its
+next try goes on.
 
 A pulse also tells the time, by the clock of the Temporal server. What is compared with it may come from another
 worker, and each worker's own clock may be minutes off: then a task would be overdue before it began.
 """
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -13,6 +18,9 @@ from typing import Self
 from temporalio import activity
 
 from runyard.executors.base import Progress
+from runyard.model import Model
+
+log = logging.getLogger(__name__)
 
 FIRST_S, EVERY_S = 1.0, 2.0
 
@@ -20,12 +28,16 @@ FIRST_S, EVERY_S = 1.0, 2.0
 class Pulse:
     """Beats while the block runs. An activity of less than a second never beats: that is one request less."""
 
-    def __init__(self, pod: str = "") -> None:
-        self._details: dict[str, str | int] = {"pod": pod} if pod else {}
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, shown: str | Model = "", *, store_news: Callable[[], str] = str) -> None:
+        """``shown``: the name of a pod, or how far the activity is. ``store_news``: "" while the store answers."""
+        self._far = shown if isinstance(shown, Model) else None
+        self._details: dict[str, str | int] = {"pod": shown} if isinstance(shown, str) and shown else {}
+        self._store_news = store_news
+        self._next: asyncio.TimerHandle | None = None
         self._began_s = time.monotonic()
         self.running = asyncio.Event()
         self.messages: list[str] = []
+        self._waits = False
 
     def now(self) -> datetime:
         """When the server started this try, and what has passed since."""
@@ -37,23 +49,36 @@ class Pulse:
         for name, value in (("message", progress.message), ("node", progress.node), ("pid", progress.pid)):
             if value:
                 self._details[name] = value
+        if progress.state == "waiting" and not self._waits:
+            self._waits = True  # once: who is how far in which line is in the heartbeats
+            log.info("%s", progress.message)
         if progress.message and progress.message not in self.messages[-1:]:
             self.messages = [*self.messages[-99:], progress.message]
         if progress.state in ("running", "ended"):
             self.running.set()
 
+    def show(self, far: Model) -> None:
+        """How far the activity is now."""
+        self._far = far
+
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._beat())
+        self._wait(FIRST_S)  # a timer and no task: most activities end before it, and a timer costs a tenth
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._task is not None
-        self._task.cancel()
+        assert self._next is not None
+        self._next.cancel()
 
-    async def _beat(self) -> None:
-        await asyncio.sleep(FIRST_S)
-        while True:
-            activity.heartbeat(self._details)
-            await asyncio.sleep(EVERY_S)
+    def _wait(self, seconds: float) -> None:
+        self._next = asyncio.get_running_loop().call_later(seconds, self._beat)
+
+    def _beat(self) -> None:
+        """In the context of the activity, which is how `heartbeat` knows whose it is."""
+        activity.heartbeat(self._far or self._shown())
+        self._wait(EVERY_S)
+
+    def _shown(self) -> dict[str, str | int]:
+        news = self._store_news()
+        return {**self._details, "store": news} if news else self._details

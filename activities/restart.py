@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from temporalio import activity
-from temporalio.client import WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.faults import Fault
-from runyard.errors import Corrupt, NotFound, ServerUnavailable
+from activities.statuses import ask
+from runyard.errors import Corrupt, NotFound
 from runyard.records.bounded import for_each
 from runyard.records.earlier import State
 from runyard.records.logs import load_seal
@@ -31,21 +30,17 @@ from runyard.spec.run import RunRequest
 from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore
 
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 256
+"""So many tasks are asked for at a time: a folder makes that many runid objects with one commit, a bucket's store
+has fewer requests under way by itself."""
+
 _GIVEN_UP: Final = "its data is being removed by the cleanup"
 
 
 async def ask_temporal(run_id: str) -> State:
     """What it knows of a run. Raises ServerUnavailable."""
-    try:
-        status = (await activity.client().get_workflow_handle(run_id).describe()).status
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return "unknown"
-        raise ServerUnavailable(
-            f"whether run {run_id} has ended cannot be known: {error.message[:200]}"
-        ) from error
-    return "open" if status is WorkflowExecutionStatus.RUNNING else "closed"
+    status = await ask(activity.client(), run_id)
+    return "open" if status.open else "unknown" if status.closed_at is None else "closed"
 
 
 async def keep(
@@ -87,7 +82,7 @@ async def _claim(store: ObjectStore, run_id: str, task: TaskPlan) -> str:
     items = [paths.log_item(task.id)]
     if any(step.type == "save_to_workspace" and not step.skip for step in task.steps):
         items.append(paths.archive_item(task.id))
-    there = [await refer(store, item, run_id) for item in items]
+    there = await for_each(items, lambda item: refer(store, item, run_id))
     return await _missing(store, task) if all(there) else _GIVEN_UP
 
 

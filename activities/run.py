@@ -1,6 +1,8 @@
 """The activities at the two ends of a run: judge and plan it, keep its result."""
 
 import asyncio
+import logging
+from datetime import UTC, datetime
 from difflib import get_close_matches
 
 from pydantic import ValidationError
@@ -11,6 +13,7 @@ from activities.faults import Fault, no_fault
 from activities.pulse import Pulse
 from activities.restart import ask_temporal, keep
 from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
+from activities.spans import Spans
 from runyard.errors import InvalidRequest
 from runyard.metrics import NO_METRICS, Metrics
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
@@ -22,12 +25,21 @@ from runyard.spec.plan import Plan
 from runyard.spec.restart import merge
 from runyard.spec.run import RunRequest
 from runyard.store.base import ObjectStore
+from runyard.traces import NO_TRACES, Traces, place_of_run
+from runyard.worklog import about
+
+log = logging.getLogger(__name__)
 
 HISTORY_EVENTS = 7_000
 HISTORY_BYTES = 4 << 20
 """A run continues as new from here on. The server suggests it at 4,096 events, which for a run of many short tasks
 means to adopt hundreds of pods every few seconds; what is in flight adds some 1,500, and 10,240 is the limit. The
 workflow is told, so that the number can change without breaking the replay of runs that are under way."""
+
+
+CLOSING_MS = 150
+"""A question that meets an execution in its last workflow task is answered by a replay of all of it, seconds of
+the worker's time. So the end is announced: this is longer than it takes to look at a memo and to ask."""
 
 
 class RunActivities:
@@ -39,10 +51,12 @@ class RunActivities:
         *,
         caps: Caps = NO_CAPS,
         metrics: Metrics = NO_METRICS,
+        traces: Traces = NO_TRACES,
         fault: Fault = no_fault,
     ) -> None:
         self._store = store
         self._metrics = metrics
+        self._spans = Spans(store, traces)
         self._caps = caps
         self._fault = fault
 
@@ -50,10 +64,12 @@ class RunActivities:
     @translate
     async def prepare_run(self, prepare: PrepareRun) -> PreparedRun:
         """Validate, plan, store the plan. Raises InvalidRequest, InvalidRunFile (every problem at once)."""
+        about(run=prepare.run_id)
         async with Pulse():
             request, plan = await self._plan(prepare)
             index = await self._store_plan(request, plan)
         run = plan.run
+        log.info("run planned", extra={"tasks": len(plan.tasks), "restart_of": run.restart_of})
         return PreparedRun(
             name=run.name,
             group=run.group,
@@ -68,6 +84,7 @@ class RunActivities:
             hold_failed=run.hold_failed,
             history_events=HISTORY_EVENTS,
             history_bytes=HISTORY_BYTES,
+            closing_ms=CLOSING_MS,
             restart_of=run.restart_of,
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
@@ -92,6 +109,8 @@ class RunActivities:
             await refer_to_snapshot(self._store, prepare.run_id, whole.source.snapshot)
         if earlier is not None:
             plan = await keep(self._store, plan, request, whole, earlier, fault=self._fault)
+            link = {"restart_trace": str(place_of_run(earlier.plan.run))}
+            plan = plan.model_copy(update={"run": plan.run.model_copy(update=link)})
         return whole, plan
 
     async def _store_plan(self, request: RunRequest, plan: Plan) -> PlanIndex:
@@ -107,8 +126,12 @@ class RunActivities:
     @translate
     async def record_run(self, record: RecordRun) -> None:
         """Keep the result beside the plan: it outlives Temporal's retention."""
-        await write_result(self._store, record.run)
-        self._metrics.run(record.run.result)
+        run = record.run
+        about(run=run.id)
+        await write_result(self._store, run)
+        self._metrics.run(run.result)
+        log.info("run ended", extra={"result": run.result, "cause": run.cause})
+        await self._spans.run(run, until=datetime.now(UTC))
 
 
 def _why_nothing(request: RunRequest, plan: Plan) -> str:

@@ -50,6 +50,7 @@ class PreparedRun(Model):
     hold_failed: bool = False
     history_events: int = 7_000  # continue as new from here on
     history_bytes: int = 4 << 20
+    closing_ms: int = 0  # an execution says so long before its end that it ends; 0 = it does not
     header: int  # length in bytes of the RunPlan at the start of the stored plan
     tasks: list[GraphTask]
     restart_of: str = ""  # the run that this one restarts
@@ -87,6 +88,7 @@ class FetchTask(Model):
     attempt: TaskAttempt
     pod: PodRef
     scheduled_at: datetime
+    waited_ms: int = 0  # before that, for room and a worker
     stop: bool = False
 
 

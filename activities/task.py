@@ -7,7 +7,9 @@ arrow between two effects may be cut; `fault` is where tests cut them.
 
 import asyncio
 import dataclasses
+import logging
 import time
+from datetime import timedelta
 from typing import Final
 
 from temporalio import activity
@@ -16,6 +18,7 @@ from temporalio.exceptions import ApplicationError
 from activities.failures import failed_task, translate
 from activities.faults import Fault, no_fault
 from activities.launch import GRACE_S, build_launch, cache_group, pod_name
+from activities.plans import Plans
 from activities.pulse import Pulse
 from activities.signatures import (
     DELETE_TASK,
@@ -28,24 +31,33 @@ from activities.signatures import (
     ScheduleTask,
     TaskAttempt,
 )
+from activities.spans import Lapse, Spans, lapses_of
+from activities.storewatch import StoreWatch
 from activities.verdict import judge
 from runyard.dialogue import Manifest
 from runyard.errors import ConfigError, Conflict, Corrupt, Forbidden, NotFound, RunyardError
 from runyard.executors.base import Ended, Executor
-from runyard.metrics import NO_METRICS, Gap, Metrics, Phase
+from runyard.metrics import NO_METRICS, Gap, Metrics
 from runyard.reasons import Reason
 from runyard.records.archives import verify_archives
 from runyard.records.logs import load_manifest, load_seal, seal
 from runyard.records.podcaches import settle_caches
-from runyard.records.runs import read_header, read_task, write_runids
+from runyard.records.runs import write_runids
 from runyard.records.setup import SetupLog
 from runyard.spec.plan import TaskPlan
 from runyard.spec.run import PodRef, TaskEnd
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
+from runyard.traces import NO_TRACES, Traces
+from runyard.worklog import about
+
+log = logging.getLogger(__name__)
 
 CLOSED: Final = b"closed by a worker: nothing had begun\n"
 """What we write as an attempt's `started`, so that a pod which comes late runs no step."""
+
+AT_ONCE_S: Final = 1.0
+"""A pod that took longer to make may come too late."""
 
 
 class TaskActivities:
@@ -58,19 +70,23 @@ class TaskActivities:
         *,
         log_bytes: int = 1 << 30,
         metrics: Metrics = NO_METRICS,
+        traces: Traces = NO_TRACES,
         fault: Fault = no_fault,
     ) -> None:
         self._store = store
+        self._plans = Plans(store)
         self._executor = executor
         self._log_bytes = log_bytes
         self._metrics = metrics
+        self._spans = Spans(store, traces)
+        self._store_watch = StoreWatch(store, spool_bytes=executor.spool_bytes)
         self._fault = fault
 
     @activity.defn(name=SCHEDULE_TASK)
     @translate
     async def schedule_task(self, request: ScheduleTask) -> ScheduledTask:
         """Wait for room, make the pod or adopt it. A task that cannot be placed at all ends here."""
-        name = pod_name(request.attempt)
+        name = _enter(request.attempt)
         async with Pulse(name) as pulse:
             if await load_seal(self._store, request.attempt.task_id, request.attempt.attempt) is not None:
                 pod = PodRef(name=name, uid="")  # fetch gives its end
@@ -83,18 +99,22 @@ class TaskActivities:
     async def fetch_task(self, request: FetchTask) -> TaskEnd:
         """Wait for main's end, take over what the agent brought to the store, verify and seal it."""
         attempt = request.attempt
-        async with Pulse(request.pod.name) as pulse:
+        _enter(attempt)
+        async with (
+            self._store_watch.watching(),
+            Pulse(request.pod.name, store_news=lambda: self._store_watch.news) as pulse,
+        ):
             sealed = await load_seal(self._store, attempt.task_id, attempt.attempt)
             if sealed is None:
-                task = await read_task(self._store, attempt.run_id, attempt.at)
+                task = await self._plans.task(attempt)
                 self._fault("fetch.begin")
                 ended, stopped = await self._care(request, task, pulse)
                 self._fault("fetch.ended")
-                began_s = time.monotonic()
-                end = await self._take_over(request, task, ended, pulse, stopped=stopped)
-                self._phase("archive", time.monotonic() - began_s, end.status)
-            else:
-                end = sealed.end
+                end, lapses = await self._take_over(request, task, ended, pulse, stopped=stopped)
+            else:  # by a try before this one, which alone knew when its pod was placed and began
+                end, lapses = sealed.end, list(lapses_of(None, sealed.end))
+            since = request.scheduled_at - timedelta(milliseconds=request.waited_ms)
+            await self._spans.attempt(attempt, lapses, end, since=since, until=pulse.now())
         if end.status == "failed":
             raise failed_task(end)
         return end
@@ -117,8 +137,8 @@ class TaskActivities:
     async def _place(self, request: ScheduleTask, pulse: Pulse) -> PodRef:
         attempt = request.attempt
         self._fault("schedule.begin")
-        run = await read_header(self._store, attempt.run_id, attempt.header)
-        task = await read_task(self._store, attempt.run_id, attempt.at)
+        run = await self._plans.run(attempt)
+        task = await self._plans.task(attempt)
         await self._refer(attempt, task)
         self._fault("schedule.referred")
         try:
@@ -131,18 +151,39 @@ class TaskActivities:
                 outputs_of=request.outputs_of,
                 owner=_owner(),
                 log_bytes=self._log_bytes,
+                traceparent=self._spans.traceparent(run, attempt),
             )
+            began_s = time.monotonic()
             pod = await self._executor.start(launch, pulse.report)
+            if time.monotonic() - began_s > AT_ONCE_S:
+                await self._check_open(attempt, pod)
         except RunyardError as error:
             if error.retryable or isinstance(error, Conflict):
                 raise
             raise await self._refuse(attempt, error, pulse) from error
         self._fault("schedule.started")
-        self._phase("queue", _since_scheduled_s(pulse))
+        queue = Lapse("queue", activity.info().scheduled_time, pulse.now())
+        self._measure(queue)
+        log.info("placed", extra={"queue_s": round(queue.seconds, 3)})
+        await self._spans.phases(attempt, [queue])
         if pulse.messages:  # only what was waited for is worth an object of its own
             await SetupLog(self._store, attempt.task_id, attempt.attempt).say(*pulse.messages)
         self._fault("schedule.said")
         return pod
+
+    async def _check_open(self, attempt: TaskAttempt, pod: PodRef) -> None:
+        """Whoever closed the attempt meanwhile, since its time was up, found no pod: then it is for us to delete.
+
+        We hear of that some seconds later, and may have got room just before. Pod and `started` are each written
+        before the other one is looked for, so one of the two sees the other.
+        """
+        try:
+            closed = await read(self._store, _started(attempt)) == CLOSED
+        except NotFound:
+            closed = False
+        if closed:
+            await self._executor.delete(pod)
+            raise Conflict(f"the attempt was closed while it waited for room, so the pod {pod.name} is deleted")
 
     async def _refer(self, attempt: TaskAttempt, task: TaskPlan) -> None:
         """The runid objects come before the first byte of the task's data."""
@@ -160,7 +201,10 @@ class TaskActivities:
         end = TaskEnd(status="failed", reason=reason, message=message, began=False, ended_at=pulse.now())
         said = [error.message, error.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=None, end=end, setup=said)
-        self._phase("queue", _since_scheduled_s(pulse), end.status)
+        queue = Lapse("queue", activity.info().scheduled_time, pulse.now())
+        self._measure(queue, end.status)
+        _tell(end)
+        await self._spans.attempt(attempt, [queue], end, since=queue.since, until=queue.until)
         return failed_task(end)
 
     # fetch
@@ -212,7 +256,9 @@ class TaskActivities:
 
     async def _take_over(
         self, request: FetchTask, task: TaskPlan, ended: Ended, pulse: Pulse, *, stopped: bool
-    ) -> TaskEnd:
+    ) -> tuple[TaskEnd, list[Lapse]]:
+        """How it ended, and the phases that are over."""
+        began_at = pulse.now()
         store, attempt, number = self._store, request.attempt, request.attempt.attempt
         manifest = await self._manifest(attempt)
         # closed, not only looked at: a pod that is gone for its cluster may still be alive on a lost node
@@ -238,34 +284,31 @@ class TaskActivities:
         said = list(dict.fromkeys(said))
         sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said)
         self._fault("fetch.sealed")
-        self._measure(ended, manifest, sealed.end)
-        return sealed.end  # another caretaker's, where that one was first
-
-    def _phase(self, phase: Phase, seconds: float, result: str = "") -> None:
-        self._metrics.phase(phase, seconds, executor=self._executor.name, result=result)
-
-    def _measure(self, ended: Ended, manifest: Manifest | None, end: TaskEnd) -> None:
-        """The phases in the pod, as far as somebody noted both ends, its log and its caches."""
-        edges = (ended.created_at, ended.placed_at, ended.started_at, end.started_at, end.ended_at, ended.ended_at)
-        names: tuple[Phase, ...] = ("schedule", "pull", "start", "run", "drain")
-        for phase, since, until in zip(names, edges, edges[1:], strict=False):
-            if since is not None and until is not None:
-                self._phase(phase, (until - since).total_seconds())
+        end = sealed.end  # another caretaker's, where that one was first
+        lapses, archive = list(lapses_of(ended, end)), Lapse("archive", began_at, pulse.now())
+        for lapse in lapses:
+            self._measure(lapse)
+        self._measure(archive, end.status)
         self._metrics.log(self._executor.name, end.log_bytes, _gap(manifest, end))
         for record in manifest.caches if manifest else ():
             self._metrics.cache(record.outcome)
+        _tell(end)
+        return end, [*lapses, archive]
+
+    def _measure(self, lapse: Lapse, result: str = "") -> None:
+        self._metrics.phase(lapse.phase, lapse.seconds, executor=self._executor.name, result=result)
 
     async def _manifest(self, attempt: TaskAttempt) -> Manifest | None:
         """What the agent left, after what it could not do itself: caches that it has brought become entries."""
         manifest = await load_manifest(self._store, attempt.task_id, attempt.attempt)
         if manifest is None or not any(record.file for record in manifest.caches):
             return manifest
-        run = await read_header(self._store, attempt.run_id, attempt.header)
+        run = await self._plans.run(attempt)
         return await settle_caches(self._store, manifest, group=cache_group(run), fallback=run.cache_fallback)
 
     async def _close(self, attempt: TaskAttempt) -> bool:
         """Claim `started`, so that an agent that comes late is refused. False where a step may have run."""
-        key = f"{paths.attempt(attempt.task_id, attempt.attempt)}started"
+        key = _started(attempt)
         try:
             await self._store.put(key, CLOSED, if_absent=True)
         except Conflict:
@@ -275,27 +318,62 @@ class TaskActivities:
     # delete
 
     async def _delete(self, request: DeleteTask, pulse: Pulse) -> None:
-        began_s = time.monotonic()
+        _enter(request.attempt)
+        asked_at = pulse.now()
         if request.pod is not None:
             await self._executor.delete(request.pod)
-            self._phase("delete", time.monotonic() - began_s)
+            await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), None)
             return
         began = not await self._close(request.attempt)
         await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
-        if result := await self._seal_unfetched(request, pulse, began=began):
-            self._phase("delete", time.monotonic() - began_s, result)
+        if end := await self._seal_unfetched(request, pulse, began=began):
+            _tell(end)
+            await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), end)
 
-    async def _seal_unfetched(self, request: DeleteTask, pulse: Pulse, *, began: bool) -> str:
-        """The last word on an attempt that no `fetch_task` saw: what it wrote, why it ended. Gives its result."""
+    async def _deleted(self, attempt: TaskAttempt, gone: Lapse, end: TaskEnd | None) -> None:
+        """``end``: of an attempt that ended by this, since nobody had fetched it."""
+        self._measure(gone, end.status if end else "")
+        log.info("deleted", extra={"delete_s": round(gone.seconds, 3)})
+        if end is None:
+            await self._spans.phases(attempt, [gone])
+        else:
+            await self._spans.attempt(attempt, [gone], end, since=gone.since, until=gone.until)
+
+    async def _seal_unfetched(self, request: DeleteTask, pulse: Pulse, *, began: bool) -> TaskEnd | None:
+        """The last word on an attempt that no `fetch_task` saw: what it wrote, why it ended. None = it has one."""
         attempt = request.attempt
         if await load_seal(self._store, attempt.task_id, attempt.attempt) is not None:
-            return ""
+            return None
         end = request.end or TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False)
         end = end.model_copy(update={"began": began, "ended_at": pulse.now()})
         manifest = await self._manifest(attempt)
         said = [end.message or end.reason.sentence, end.reason.remedy]
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
-        return end.status
+        return end
+
+
+def _enter(attempt: TaskAttempt) -> str:
+    """All that is logged from here on is about this attempt. Gives its pod's name."""
+    name = pod_name(attempt)
+    about(run=attempt.run_id, task=attempt.task, attempt=attempt.attempt, pod=name)
+    info = activity.info()
+    if info.attempt > 1:
+        log.info("taken over", extra={"activity": info.activity_id, "try": info.attempt})
+    return name
+
+
+def _tell(end: TaskEnd) -> None:
+    told = {
+        "status": end.status,
+        "reason": str(end.reason),
+        "exit_code": end.exit_code,
+        "log_bytes": end.log_bytes,
+    }
+    log.info("ended", extra={**told, "why": end.message})
+
+
+def _started(attempt: TaskAttempt) -> str:
+    return f"{paths.attempt(attempt.task_id, attempt.attempt)}started"
 
 
 def _overdue(limit_s: float) -> str:
@@ -325,10 +403,6 @@ def _owner() -> str:
     """Who takes care: this try of this activity of this execution."""
     info = activity.info()
     return f"{info.workflow_run_id}/{info.activity_id}/{info.attempt}"
-
-
-def _since_scheduled_s(pulse: Pulse) -> float:
-    return (pulse.now() - activity.info().scheduled_time).total_seconds()
 
 
 def _reason_of(error: RunyardError) -> Reason:

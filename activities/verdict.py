@@ -9,7 +9,7 @@ from runyard.executors.base import Ended
 from runyard.reasons import Reason
 from runyard.script import Receipt, parse_receipt
 from runyard.spec.plan import Step
-from runyard.spec.run import TaskEnd
+from runyard.spec.run import CacheUse, TaskEnd
 
 _BY_STEP = {
     "clone": Reason.CLONE_FAILED,
@@ -24,7 +24,7 @@ def judge(ended: Ended, manifest: Manifest | None, *, steps: list[Step], began: 
     status, reason, message, step = _decide(ended, receipt, manifest, steps, stopped)
     records = manifest.steps if manifest else []
     exit_code = receipt.steps.get(step) if step is not None else ended.exit_code
-    return TaskEnd(
+    end = TaskEnd(
         status=status,
         reason=reason,
         message=message[:500],
@@ -40,6 +40,14 @@ def judge(ended: Ended, manifest: Manifest | None, *, steps: list[Step], began: 
         last_line=next((record.last_line for record in reversed(records) if record.last_line), ""),
         archives=[archive.step for archive in manifest.archives] if manifest else [],
     )
+    caches = _cache_use(manifest, steps)
+    return end.model_copy(update={"caches": caches}) if caches else end  # what is not set is not sent
+
+
+def _cache_use(manifest: Manifest | None, steps: list[Step]) -> CacheUse | None:
+    restores = {n for n, step in enumerate(steps) if step.type == "restore_cache"}
+    outcomes = [record.outcome for record in (manifest.caches if manifest else ()) if record.step in restores]
+    return CacheUse(restores=len(outcomes), hits=outcomes.count("hit")) if outcomes else None
 
 
 _Decision = tuple[str, Reason, str, int | None]

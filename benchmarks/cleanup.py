@@ -120,10 +120,12 @@ async def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="runyard-bench-") as place:
         settings = Settings(state=Path(place))
-        for row in await measure(
+        rows = await measure(
             settings, Path(place), runs=args.runs, tasks=args.tasks, young=args.young, repeats=args.repeats
-        ):
-            print(row, flush=True)
+        )
+    for row in rows:
+        print(row, flush=True)
+    raise SystemExit(int(not all(row.met for row in rows)))
 
 
 if __name__ == "__main__":

@@ -124,14 +124,22 @@ async def main() -> None:
     floors: list[float] = []
     ours: list[float] = []
     slowest, last = 0.0, ""
+    per_task = 1000 / len(parents)
     with tempfile.TemporaryDirectory() as folder:
         async with bench(Path(folder)) as (client, store):
             for _ in range(args.repeats):
+                at = [time.process_time()]
                 floors.append(await run_floor(client, parents))
+                at.append(time.process_time())
                 seconds, slow, last = await run_ours(client, store, file)
+                at.append(time.process_time())
                 ours.append(seconds)
                 slowest = max(slowest, slow)
-                print(f"floor {floors[-1]:.2f} s   ours {seconds:.2f} s   describe ≤ {slow:.2f} s", flush=True)
+                print(
+                    f"floor {floors[-1]:.2f} s   ours {seconds:.2f} s   describe ≤ {slow:.2f} s   "
+                    f"CPU a task {(at[1] - at[0]) * per_task:.1f} and {(at[2] - at[1]) * per_task:.1f} ms",
+                    flush=True,
+                )
             executions, events, largest = await histories(client, last)
     ratios = [f / o for f, o in zip(floors, ours, strict=True)]
     n = len(parents)

@@ -39,14 +39,10 @@ async def bench(folder: Path, executor: MemoryExecutor) -> AsyncIterator[tuple[C
         client = await connect(address=server.address)
         await require_search_attributes(client)
         store = PosixStore(folder / "store", durable=False)
-        workers = build_workers(client, store, [executor])
-        tasks = [asyncio.create_task(worker.run()) for worker in workers]
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            for worker in build_workers(client, store, [executor]):
+                await stack.enter_async_context(worker)
             yield client, store
-        finally:
-            for worker in workers:
-                await worker.shutdown()
-            await asyncio.gather(*tasks)
 
 
 def file(tasks: int, step: str) -> dict[str, object]:

@@ -179,7 +179,7 @@ async def bench(place: Path) -> AsyncIterator[Bench]:
     executor = KubernetesExecutor(
         rules=Rules(
             agent_image=agent_image or image,
-            agent_command=["python3", "-I", f"/opt/runyard/agent.py{'c' if agent_image else ''}"],
+            agent_command=["python3", "-I", "-S", f"/opt/runyard/agent.py{'c' if agent_image else ''}"],
             template=_surroundings(folder),
         ),
         kubeconfig=kubeconfig,

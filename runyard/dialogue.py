@@ -165,6 +165,9 @@ class StepRecord(Model):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     last_line: str = ""  # at most 200 characters
+    parts: list[int] = []
+    """Offsets of the segments that the log consists of, each up to the next, where the store has confirmed all of
+    them while it took them (see `ArchiveRecord.checked`). Empty = whoever seals has to read it."""
 
 
 class ArchiveRecord(Model):

@@ -3,7 +3,10 @@
     RunyardError
     ├── InvalidRunFile        what the user wrote (every problem, with line and column)
     ├── InvalidRequest        a request to start or change a run that cannot be
-    │   └── GitFailed         git did not read the checkout of a direct run
+    │   ├── GitFailed         git did not read the checkout of a direct run
+    │   └── InvalidExport     a file that is no exported run
+    │       ├── NewerExport   a later version has written it
+    │       └── DamagedExport  it is cut short, or its bytes are not what was exported
     ├── NotFound              it does not exist (never "could not find out")
     ├── Conflict              something else has that name, or changed meanwhile
     ├── Forbidden             refused by a setting or a permission
@@ -31,6 +34,7 @@ programs may compare. The mapping to Temporal's ``ApplicationError``, to exit co
 at the edges, never here.
 """
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,13 +58,19 @@ class RunyardError(Exception):
     @classmethod
     def summary(cls) -> str:
         """What happened, in general: the first paragraph of the docstring."""
-        return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+        return _paragraphs(cls)[0]  # type: ignore[arg-type]  # mypy looks at the hash of instances
 
     @classmethod
     def advice(cls) -> str:
         """What to do about it: the second paragraph of the docstring."""
-        paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
-        return " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
+        return _paragraphs(cls)[1]  # type: ignore[arg-type]
+
+
+@functools.cache
+def _paragraphs(cls: type) -> tuple[str, str]:
+    """The first two of its docstring. Kept: "not there" is an answer that a restart gets by the thousand."""
+    first, second, *_ = *(inspect.getdoc(cls) or "").split("\n\n"), "", ""
+    return " ".join(first.split()), " ".join(second.split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +121,33 @@ class GitFailed(InvalidRequest):
     """
 
     code = "git_failed"
+
+
+class InvalidExport(InvalidRequest):
+    """The file is not an exported run.
+
+    Give the file that `runyard run export` wrote, as it is.
+    """
+
+    code = "invalid_export"
+
+
+class NewerExport(InvalidExport):
+    """A later version of Runyard has exported the run.
+
+    Import it with that version or a later one.
+    """
+
+    code = "newer_export"
+
+
+class DamagedExport(InvalidExport):
+    """The exported run is not what was written: it is cut short, or its bytes have changed.
+
+    Copy the file again, or export the run again; nothing of this one was imported.
+    """
+
+    code = "damaged_export"
 
 
 class NotFound(RunyardError):

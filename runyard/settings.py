@@ -36,6 +36,9 @@ class Settings(BaseSettings):
 
     ui: str = ""  # address of the Temporal UI, for links; "" = known only for servers of this machine
 
+    log_format: Literal["text", "json"] = "text"  # of a worker's own log, on its standard error
+    # of the same; None = `info` for `worker`, `warning` for `dev`
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
     metrics_address: str = ""  # HOST:PORT where workers serve /metrics, /healthz and /readyz; "" = nowhere
 
     store: Literal["posix", "posixflat", "s3"] = "posix"
@@ -68,7 +71,7 @@ class Settings(BaseSettings):
     kubernetes_context: str = ""  # of the kubeconfig; "" = its current one
     kubernetes_namespace: str = ""  # where pods are made; "" = the context's, or the worker's own
     kubernetes_agent_image: str = ""  # the image with the agent; there is no default, since versions must agree
-    kubernetes_agent_command: list[str] = ["python3", "-I", "/opt/runyard/agent.pyc"]
+    kubernetes_agent_command: list[str] = ["python3", "-I", "-S", "/opt/runyard/agent.pyc"]
     kubernetes_template: Path | None = None  # partial manifest of a pod, laid over every one
     kubernetes_allow: list[str] = []  # what run files may ask for in `pod`, and `privileged`
     kubernetes_secrets: str = "{name}/value"  # which Secret and key `{from_secret: name}` means

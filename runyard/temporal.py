@@ -44,6 +44,9 @@ SEARCH_ATTRIBUTES: Final[dict[str, str]] = {
     COUNTER.name: "Int",
 }
 
+CLOSING: Final = "RunyardClosing"
+"""Memo: the execution (its run id) that is about to continue as new; who has a question waits for the next one."""
+
 DYNAMIC_CONFIG: Final[dict[str, str]] = {
     # a cancel reaches an activity at once instead of with its next heartbeat
     "system.enableCancelActivityWorkerCommand": "true",

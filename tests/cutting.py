@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal
 
 from runyard.store.base import ObjectInfo, ObjectStore, Target
@@ -78,6 +78,11 @@ class CuttingStore:
         number = self._begin("delete")
         await self._inner.delete(key)
         self._end(number)
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """A bulk can end between any two of its deletes, which come in no order."""
+        for key in sorted(keys, reverse=True):
+            await self.delete(key)
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         number = self._begin("list")

@@ -7,7 +7,7 @@ its own, so that a cluster, an architecture or a pool of GPUs is a queue.
 import asyncio
 import math
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -16,9 +16,10 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 
-from activities.cleanup import CleanupActivities, ReapActivities
+from activities.cleanup import CleanupActivities
 from activities.faults import Fault, no_fault
 from activities.group import GroupActivities
+from activities.reap import PodWatch, ReapActivities
 from activities.run import RunActivities
 from activities.task import TaskActivities
 from runyard.errors import ConfigError
@@ -32,6 +33,8 @@ from runyard.spec.run import RUNS_QUEUE, executor_queue
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import SEARCH_ATTRIBUTES
+from runyard.traces import NO_TRACES, Traces
+from workers.traces import traced
 from workflows.cleanup import CleanupWorkflow
 from workflows.group import GroupWorkflow
 from workflows.run import RunWorkflow
@@ -52,15 +55,17 @@ async def serve(
     executors: Sequence[str] = ("local",),
     metrics: Metrics = NO_METRICS,
     ready: asyncio.Event | None = None,
+    tied: bool = False,
 ) -> None:
-    """Serve until cancelled; then let go of what runs, which others adopt.
+    """Serve until cancelled; then let go of what runs, which others adopt. With ``tied`` there are no others.
 
     Raises ConfigError when the namespace lacks the search attributes and this client may not add them.
     """
     store = open_store(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
-        opened = [open_executor(name, settings, metrics=metrics) for name in executors]
+        traces = await stack.enter_async_context(traced())
+        opened = [open_executor(name, settings, metrics=metrics, tied=tied) for name in executors]
         for executor in opened:
             stack.push_async_callback(executor.close)
         if runs:
@@ -74,6 +79,7 @@ async def serve(
             caps=Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs),
             retention=retention_of(settings),
             metrics=metrics,
+            traces=traces,
             looked_after=[*executors, settings.executor, *settings.cleanup_executors],
         ):
             await stack.enter_async_context(worker)
@@ -93,19 +99,22 @@ def build_workers(
     retention: Retention | None = None,
     looked_after: Sequence[str] = (),
     metrics: Metrics = NO_METRICS,
+    traces: Traces = NO_TRACES,
     fault: Fault = no_fault,
     runner: WorkflowRunner = RUNNER,
-) -> list[Worker]:
-    """The Temporal workers, not started yet. ``fault`` and ``runner`` are for tests.
+) -> list[AbstractAsyncContextManager[object]]:
+    """The Temporal workers and what goes with them, not started yet. ``fault`` and ``runner`` are for tests.
 
     A cleanup goes by ``retention``, and looks at the pods of ``executors`` and of those that are ``looked_after``.
     """
     names = [*(executor.name for executor in executors), *looked_after]
     cleanup = CleanupActivities(store, client, retention=retention or Retention(), executors=names)
-    run = RunActivities(store, caps=caps, metrics=metrics, fault=fault)
-    workers = [_run_worker(client, run, cleanup, runner)] if runs else []
+    run = RunActivities(store, caps=caps, metrics=metrics, traces=traces, fault=fault)
+    workers: list[AbstractAsyncContextManager[object]] = []
+    if runs:
+        workers.append(_run_worker(client, run, cleanup, runner))
     for executor in executors:
-        tasks = TaskActivities(store, executor, log_bytes=log_bytes, metrics=metrics, fault=fault)
+        tasks = TaskActivities(store, executor, log_bytes=log_bytes, metrics=metrics, traces=traces, fault=fault)
         workers.append(
             Worker(
                 client,
@@ -119,6 +128,7 @@ def build_workers(
                 max_concurrent_activities=LONG_TASKS,
             )
         )
+        workers.append(PodWatch(executor, client, metrics=metrics))
     return [*workers, _line_worker(client, runner)] if runs else workers
 
 

@@ -10,6 +10,7 @@ from activities.signatures import PreparedRun, TaskAttempt
 from runyard.graph import Graph, Node, Outcome
 from runyard.reasons import Reason
 from runyard.spec.run import (
+    CacheUse,
     GraphTask,
     RunPhase,
     RunResultWord,
@@ -42,6 +43,7 @@ class Board:
         self.kept = dict(Counter(node.kept.run for node in prepared.tasks if node.kept))
         self.records: dict[str, TaskRecord] = {}
         self.deleting: dict[tuple[str, int], Deleting] = {}  # by task and attempt
+        self._shown: dict[tuple[str, bool], TaskView] = {}  # views that do not change: see `view_of`
         self.failed: list[str] = []  # in the order in which they failed
         self.finished: list[str] = []  # the last ten that ended, newest last
         self.stop: Reason | None = None
@@ -52,6 +54,7 @@ class Board:
         self.position = 0  # in the line where it waits
         self.began_ms = 0  # when it had its turn
         self.superseded = ""  # who took its place, where a newer run of its group did
+        self.caches: CacheUse | None = None  # over all attempts
         self.unplanned: RunPhase | None = None  # the phase of a run without a plan
         self.unplanned_cause = ""
 
@@ -71,6 +74,7 @@ class Board:
         board.finished, board.recorded, board.hurry = carried.finished, carried.recorded, carried.hurry
         board.stop, board.stop_message = carried.stop, carried.stop_message
         board.counter, board.began_ms, board.superseded = carried.counter, carried.began_ms, carried.superseded
+        board.caches = carried.caches
         return board
 
     def carry(self) -> Carried:
@@ -89,6 +93,7 @@ class Board:
             counter=self.counter,
             began_ms=self.began_ms,
             superseded=self.superseded,
+            caches=self.caches,
         )
 
     # tasks
@@ -119,6 +124,12 @@ class Board:
             self.failed.append(name)
         self.graph.end(name, outcome)
 
+    def count_caches(self, used: CacheUse | None) -> None:
+        """Of one attempt."""
+        if used is not None:
+            before = self.caches or CacheUse(restores=0, hits=0)
+            self.caches = CacheUse(restores=before.restores + used.restores, hits=before.hits + used.hits)
+
     # views
 
     def view(self, now: datetime, *, tasks: list[str] | None = None) -> RunView:
@@ -148,13 +159,21 @@ class Board:
             execution_id=self.execution_id,
             restart_of=prepared.restart_of,
             kept=self.kept,
+            caches=self.caches,
         )
 
     def view_of(self, name: str) -> TaskView:
         outcome = self.graph.outcomes.get(name)
         record = self.records.get(name)
-        why = self.graph.why(name) if record is None and outcome in ("skipped", "cancelled") else ""
-        return view_task(self.nodes[name], record, self.clock, outcome=outcome, why=why)
+        # what has ended, or has not begun, looks the same at the next question: most of a large run
+        lasting = (record is None) == (outcome is None)
+        view = self._shown.get((name, record is None)) if lasting else None
+        if view is None:
+            why = self.graph.why(name) if record is None and outcome in ("skipped", "cancelled") else ""
+            view = view_task(self.nodes[name], record, self.clock, outcome=outcome, why=why)
+            if lasting:
+                self._shown[name, record is None] = view
+        return view
 
     def result(self) -> tuple[RunResultWord, str]:
         """The word, and the one-line cause of anything but a success."""

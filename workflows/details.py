@@ -139,6 +139,8 @@ def _progress(view: RunView, counts: dict[TaskStatus, int]) -> list[str]:
     if view.result != "unknown" or view.cause:
         cause = f": {_code(_shorten(view.cause, _CAUSE_BYTES))}" if view.cause else ""
         lines.append(f"Result: **{view.result}**{cause}")
+    if view.caches:
+        lines.append(f"Caches: {view.caches}")
     return lines
 
 

@@ -37,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
         RunResult,
         executor_queue,
     )
-    from runyard.temporal import FAILED_TASKS, GROUP, OWNER, PROJECT, STAGE, TASKS, TRIGGER
+    from runyard.temporal import CLOSING, FAILED_TASKS, GROUP, OWNER, PROJECT, STAGE, TASKS, TRIGGER
     from workflows.board import Board
     from workflows.details import current_details
     from workflows.messages import RunMessages
@@ -197,6 +197,7 @@ class RunWorkflow(RunMessages):
                 return
             if self._is_long():
                 await self._calm_down()
+                await self._announce()
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(args=[_without_file(request), board.carry()])
             self._woken = False
@@ -225,6 +226,13 @@ class RunWorkflow(RunMessages):
             await workflow.wait_condition(lambda: self._woken)
             if self._bug is not None:
                 raise self._bug
+
+    async def _announce(self) -> None:
+        """Have questions wait for the next execution: one in the last workflow task would replay this one."""
+        if self.board.prepared.closing_ms:
+            workflow.upsert_memo({CLOSING: workflow.info().run_id})
+            left = timedelta(milliseconds=self.board.prepared.closing_ms)
+            await workflow.sleep(left, summary="questions wait for the next execution")
 
     async def _end_calm(self) -> None:
         for _ in range(CALMS):

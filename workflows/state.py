@@ -13,7 +13,7 @@ from runyard.graph import Outcome
 from runyard.model import Model
 from runyard.reasons import Reason
 from runyard.spec.plan import Kept
-from runyard.spec.run import GraphTask, PodRef, TaskEnd, TaskStatus, TaskView
+from runyard.spec.run import CacheUse, GraphTask, PodRef, TaskEnd, TaskStatus, TaskView
 
 
 class TaskRecord(BaseModel):
@@ -67,6 +67,7 @@ class Carried(Model):
     counter: int = 0
     began_ms: int = 0
     superseded: str = ""
+    caches: CacheUse | None = None
 
 
 class Clock:

@@ -91,9 +91,13 @@ class Driver:
         while True:
             end = await self._attempt() if self.record.status in ("queued", "running") else None
             if end is not None:
+                self.run.board.count_caches(end.caches)
                 apply_end(self.record, end, self.run.board.clock)
                 if end.status == "failed" and self._may_retry(end):
                     self._set("retrying")
+                    told = {"task": self.node.name, "attempt": self.record.attempt, "reason": str(end.reason)}
+                    after_s = ((self.record.next_attempt_ms or 0) - self._now_ms()) / 1000
+                    workflow.logger.info("is tried again", extra={**told, "after_s": after_s})
                 elif end.status == "failed" and self.run.board.prepared.hold_failed and self.record.stop is None:
                     self.record.retry = False
                     self._set("held")
@@ -138,7 +142,11 @@ class Driver:
         assert record.pod is not None
         assert scheduled_at is not None
         request = FetchTask(
-            attempt=attempt, pod=record.pod, scheduled_at=scheduled_at, stop=record.stop is not None
+            attempt=attempt,
+            pod=record.pod,
+            scheduled_at=scheduled_at,
+            waited_ms=max(0, (record.scheduled_ms or 0) - record.queued_ms),
+            stop=record.stop is not None,
         )
         end = await self._call(FETCH_TASK, request, TaskEnd, cancel=not request.stop)
         while end is None:  # cancelled, and no worker was there to bring the pod to its end

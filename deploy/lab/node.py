@@ -121,13 +121,6 @@ class Node:
     def keys(self) -> Keys:
         return read_keys(self.place)
 
-    def ask_api(self, path: str) -> str:
-        """What the API server answers the administrator. Raises Problem when it does not."""
-        answer = self._ask_api(self.keys(), path)
-        if answer is None:
-            raise Problem(f"the API server does not answer {path}")
-        return answer
-
     def load(self, archives: Sequence[Path]) -> None:
         """Import image archives (of `docker save`, or OCI)."""
         for archive in archives:
@@ -257,6 +250,8 @@ class Node:
                 return [kubelab, "kube-apiserver", f"--etcd-servers={etcd}", f"--secure-port={place.api_port}",
                         "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
                         "--endpoint-reconciler-type=none", f"--cert-dir={pki}",
+                        f"--audit-policy-file={place.state}/audit.json", f"--audit-log-path={place.audit_log}",
+                        "--audit-log-maxsize=200", "--audit-log-maxbackup=1",
                         f"--token-auth-file={pki}/tokens.csv", "--authorization-mode=Node,RBAC",
                         f"--service-account-issuer={api}", f"--service-account-key-file={pki}/sa.key",
                         f"--service-account-signing-key-file={pki}/sa.key",

@@ -38,6 +38,11 @@ class Place:
         return self.state / "kubeconfig"
 
     @property
+    def audit_log(self) -> Path:
+        """A line of JSON for each request for pods and Secrets."""
+        return self.state / "audit.log"
+
+    @property
     def containerd(self) -> Path:
         return self.state / "containerd.sock"
 

@@ -45,6 +45,34 @@ def list_(*, group: str | None, state: Path | None, output: str) -> int:
     return _with_store(act, state=state)
 
 
+@cache.command("stat")
+@click.argument("group")
+@click.argument("key", required=False)
+@options.state
+@options.output
+def stat(group: str, *, key: str | None, state: Path | None, output: str) -> int:
+    """One entry, or a whole group: how much it is, since when, when it was last used."""
+    from runyard.records.caches import list_caches, stat_cache
+
+    async def act(store: ObjectStore) -> int:
+        entries = await list_caches(store, group) if key is None else [await stat_cache(store, group, key)]
+        if not entries:
+            raise _no_group(group)
+        total = sum(entry.size for entry in entries)
+        created, used = min(entry.created for entry in entries), max(entry.used for entry in entries)
+        what = {"entries": len(entries)} if key is None else {"key": key, "file": entries[0].file}
+        if output == "json":
+            times = {"created": created.isoformat(), "used": used.isoformat()}
+            print_json({"group": group, **what, "size": total, **times})
+            return Exit.SUCCESS
+        words = {"group": group, **what, "size": size(total), "created": _when(created), "used": _when(used)}
+        for name, value in words.items():
+            click.echo(f"{name:>7}  {clean(str(value))}")
+        return Exit.SUCCESS
+
+    return _with_store(act, state=state)
+
+
 @cache.command("rm")
 @click.argument("group")
 @click.argument("keys", nargs=-1, metavar="KEY...")
@@ -61,7 +89,7 @@ def rm(group: str, *, keys: tuple[str, ...], everything: bool, state: Path | Non
     async def act(store: ObjectStore) -> int:
         wanted = [entry.key for entry in await list_caches(store, group)] if everything else list(keys)
         if everything and not wanted:
-            raise NotFound(f"there is no cache group {group!r}", remedy="`runyard cache list` shows them.")
+            raise _no_group(group)
         for key in wanted:
             await remove_cache(store, group, key)
             if output != "json":
@@ -81,6 +109,14 @@ def size(value: int) -> str:
             return f"{value} B" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
+
+
+def _when(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _no_group(group: str) -> NotFound:
+    return NotFound(f"there is no cache group {group!r}", remedy="`runyard cache list` shows them.")
 
 
 def _with_store(act: Callable[[ObjectStore], Awaitable[int]], *, state: Path | None) -> int:

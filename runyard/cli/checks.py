@@ -54,6 +54,7 @@ def machine(settings: "Settings") -> Iterator[Check]:
         yield _program(program, need, what)
     if settings.secrets_file is not None:
         yield _secrets_file(settings.secrets_file)
+    yield from _traces()
 
 
 def _program(name: str, need: str, what: str) -> Check:
@@ -72,6 +73,20 @@ def _secrets_file(file: Path) -> Check:
     if mode & 0o077:
         return Check("secrets", "wrong", f"others can read {file} (mode {mode:03o})", f"chmod 600 {file}")
     return Check("secrets", "ok", str(file))
+
+
+def _traces() -> Iterator[Check]:
+    """Only where OpenTelemetry's variables ask for them."""
+    from workers.traces import asked_for, open_traces
+
+    if not asked_for():
+        return
+    try:
+        open_traces().close()
+    except RunyardError as error:
+        yield Check("traces", "warning", f"none are sent: {error.message}", error.remedy)
+        return
+    yield Check("traces", "ok", "sent by OTLP, as the OTEL_ variables say")
 
 
 # Temporal

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.group(invoke_without_command=True)
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--now", is_flag=True, help="Without the grace period for pods of runs that have ended.")
+@click.option("--reindex", is_flag=True, help="Also make the list of ended runs anew, from their records.")
 @options.connection
 @options.output
 @click.pass_context
@@ -28,6 +29,7 @@ def cleanup(
     *,
     dry_run: bool,
     now: bool,
+    reindex: bool,
     address: str | None,
     namespace: str | None,
     state: Path | None,
@@ -39,11 +41,16 @@ def cleanup(
     """
     if context.invoked_subcommand is not None:
         return Exit.SUCCESS
+    if dry_run and reindex:
+        raise click.UsageError("--dry-run changes nothing, and --reindex does")
 
     async def act(yard: "Runyard") -> int:
         from runyard.client.cleanup import clean
 
-        started = await clean(yard, dry_run=dry_run, now=now)
+        started = await clean(yard, dry_run=dry_run, now=now, reindex=reindex)
+        while started.joined and reindex:  # the one under way was not asked to
+            await started.result()
+            started = await clean(yard, dry_run=dry_run, now=now, reindex=reindex)
         if started.joined and output != "json":
             click.echo(f"{started.id} is under way already: this is its report", err=True)
         _print_report(await started.result(), output=output)

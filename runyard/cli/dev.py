@@ -24,16 +24,19 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(1, 65535), default=7233, show_default=True, help="Of the server.")
 @click.option("--ui-port", type=click.IntRange(1, 65535), default=8233, show_default=True, help="Of the UI.")
 @click.option("--no-ui", "headless", is_flag=True, help="Without the Temporal UI.")
+@options.log_format
 @options.executor
 @options.state
-def dev(*, port: int, ui_port: int, headless: bool, executor: str | None, state: Path | None) -> int:
+def dev(
+    *, port: int, ui_port: int, headless: bool, log_format: str | None, executor: str | None, state: Path | None
+) -> int:
     """Serve runs on this machine until Ctrl-C.
 
     All state is in one folder. It is safe to stop, to kill and to start again: open runs go on.
     """
     require_ours()
-    to_stderr()
     settings = options.load_settings(state=state, executor=executor)
+    to_stderr(lines=log_format or settings.log_format, level=settings.log_level or "warning")
     return asyncio.run(_serve(settings, port=port, ui_port=ui_port, headless=headless))
 
 

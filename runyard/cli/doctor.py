@@ -23,6 +23,9 @@ _ASCII = {"ok": "+", "warning": "!", "wrong": "x"}
 
 @click.command()
 @click.option("--fix", is_flag=True, help="Register missing search attributes; schedule cleanups.")
+@click.option(
+    "--deep", is_flag=True, help="Also start a pod of some seconds, to ask the agent's image its version."
+)
 @options.executor
 @options.connection
 @options.ascii_only
@@ -30,6 +33,7 @@ _ASCII = {"ok": "+", "warning": "!", "wrong": "x"}
 def doctor(
     *,
     fix: bool,
+    deep: bool,
     executor: str | None,
     address: str | None,
     namespace: str | None,
@@ -46,6 +50,7 @@ def doctor(
         _examine(
             settings,
             fix=fix,
+            deep=deep,
             address=address,
             namespace=namespace,
             console=None if output == "json" else open_console(ascii_only=ascii_only),
@@ -57,10 +62,16 @@ def doctor(
 
 
 async def _examine(
-    settings: "Settings", *, fix: bool, address: str | None, namespace: str | None, console: Console | None
+    settings: "Settings",
+    *,
+    fix: bool,
+    deep: bool,
+    address: str | None,
+    namespace: str | None,
+    console: Console | None,
 ) -> list[Check]:
     found: list[Check] = []
-    async for check in _checks(settings, fix=fix, address=address, namespace=namespace):
+    async for check in _checks(settings, fix=fix, deep=deep, address=address, namespace=namespace):
         found.append(check)
         if console:
             _print(check, console)
@@ -68,9 +79,9 @@ async def _examine(
 
 
 async def _checks(
-    settings: "Settings", *, fix: bool, address: str | None, namespace: str | None
+    settings: "Settings", *, fix: bool, deep: bool, address: str | None, namespace: str | None
 ) -> AsyncIterator[Check]:
-    from runyard.cli import checks, storechecks
+    from runyard.cli import checks, clusterchecks, storechecks
 
     for check in checks.machine(settings):
         yield check
@@ -78,6 +89,9 @@ async def _checks(
         yield check
     async for check in storechecks.store(settings):
         yield check
+    if settings.executor.partition("-")[0] == "kubernetes":
+        async for check in clusterchecks.cluster(settings, deep=deep):
+            yield check
     yield await checks.executor(settings)
 
 

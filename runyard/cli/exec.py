@@ -141,7 +141,7 @@ async def _yard(work: _Work) -> AsyncIterator["Runyard"]:
 
         ready = asyncio.Event()
         serving = asyncio.create_task(
-            serve(server.client, settings, runs=True, executors=[work.request.executor], ready=ready)
+            serve(server.client, settings, executors=[work.request.executor], ready=ready, tied=True)
         )
         try:
             await _until_ready(serving, ready)

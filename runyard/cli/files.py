@@ -52,6 +52,7 @@ def make_request(
             "executor": executor,
             "source": checkout.source,
             "owner": options.user(),
+            "traceparent": options.traceparent(),
             **more,
         }
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -26,6 +27,9 @@ state = click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
     help="The folder of all state (RUNYARD_STATE).",
+)
+log_format = click.option(
+    "--log-format", type=click.Choice(["text", "json"]), help="Of this process's own log (RUNYARD_LOG_FORMAT)."
 )
 executor = click.option("--executor", help="Where tasks run: local, docker, kubernetes (RUNYARD_EXECUTOR).")
 
@@ -81,6 +85,14 @@ def user() -> str:
     from runyard.client.account import account
 
     return account()
+
+
+def traceparent() -> str:
+    """The span in which this command runs, where its caller has one: a run that it starts belongs to that."""
+    from runyard.traces import VARIABLE, parse
+
+    given = os.environ.get(VARIABLE, "")
+    return given if parse(given) else ""
 
 
 def parse_environment(pairs: tuple[str, ...], file: Path | None) -> dict[str, str]:

@@ -75,6 +75,7 @@ def restart(
             environment=environment,
             executor=executor,
             priority=priority,
+            traceparent=options.traceparent() or None,
             run_id=new_id,
             idempotency_key=idempotency_key,
         )

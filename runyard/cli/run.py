@@ -13,9 +13,11 @@ from runyard.cli import options
 from runyard.cli.act import watch_run, with_yard
 from runyard.cli.cleanup import keep, rm
 from runyard.cli.console import open_console, print_json
+from runyard.cli.events import events
 from runyard.cli.exits import Exit
 from runyard.cli.restart import restart
 from runyard.cli.start import start
+from runyard.cli.transfer import export, import_
 from runyard.spec.run import TaskView
 
 if TYPE_CHECKING:
@@ -282,6 +284,9 @@ run.add_command(start)
 run.add_command(restart)
 run.add_command(rm)
 run.add_command(keep)
+run.add_command(events)
+run.add_command(export)
+run.add_command(import_)
 run.add_command(_decision("approve", "approved", "Approve a task that waits for it."))
 run.add_command(_decision("reject", "rejected", "Refuse a task that waits for approval: it fails."))
 run.add_command(_decision("retry", "tried again", "Try a held task again."))

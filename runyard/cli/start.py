@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 @click.option("--group-policy", default="", help="queue, 'parallel: N', cancel-superseded or skip-if-running.")
 @click.option("--project", default="", help="The project that it belongs to.")
 @click.option("--cache-group", default="", help="Whose caches it sees.")
+@click.option("--cache-fallback", default="", help="A group to restore from what its own does not have.")
+@click.option("--cache-read-only", is_flag=True, help="It restores caches and saves none.")
 @click.option("--priority", type=click.IntRange(1, 5), default=3, show_default=True, help="1 comes first.")
 @click.option("--id", "run_id", help="The run's id, instead of a new one.")
 @click.option("--idempotency-key", help="A second start with this key gives the first one's run.")
@@ -72,6 +74,8 @@ def start(
     group_policy: str,
     project: str,
     cache_group: str,
+    cache_fallback: str,
+    cache_read_only: bool,
     priority: int,
     run_id: str | None,
     idempotency_key: str | None,
@@ -104,6 +108,8 @@ def start(
         group_policy=group_policy,
         project=project,
         cache_group=cache_group,
+        cache_fallback=cache_fallback,
+        cache_read_only=cache_read_only,
         priority=priority,
     )
     plan = compile_run(request, run_id="check", execution_id="check")

@@ -56,7 +56,7 @@ async def _objects(opened: "ObjectStore", key: str, place: str) -> Check:
     try:
         await opened.put(key, _DATA)
         doing = "read"
-        if await read(opened, key) != _DATA:
+        if await read(opened, key) != _DATA or await read(opened, key, offset=8, length=3) != _DATA[8:11]:
             return Check("store", "wrong", "what was written is not what is read", "Do not use this store.")
         doing = "list"
         if [info.key async for info in opened.list(key)] != [key]:

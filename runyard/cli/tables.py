@@ -67,6 +67,10 @@ def print_run(view: RunView, console: Console) -> None:
         console.lines(render.ending(view, ascii_only=console.ascii_only))
     elif view.cause:
         console.text(f"  {clean(view.cause)}")
+    if view.caches:
+        console.text(f"  caches: {view.caches}")
+    if view.imported_at:
+        console.text(f"  imported {view.imported_at:%Y-%m-%d %H:%M} UTC")
 
 
 def _terminal_width() -> int:

@@ -1,6 +1,7 @@
 """`runyard worker`: serve a Temporal namespace that somebody else runs."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     "--executor", "--queue", "executors", multiple=True, help="Serve the queue of this executor. May be repeated."
 )
 @click.option("--metrics-address", help="Serve metrics and probes at HOST:PORT (RUNYARD_METRICS_ADDRESS).")
+@options.log_format
 @options.connection
 def worker(
     *,
     runs: bool | None,
     executors: tuple[str, ...],
     metrics_address: str | None,
+    log_format: str | None,
     address: str | None,
     namespace: str | None,
     state: Path | None,
@@ -43,8 +46,8 @@ def worker(
     """
     require_ours()
     settings = options.load_settings(state=state)
-    if metrics_address is not None:
-        settings = settings.model_copy(update={"metrics_address": metrics_address})
+    told = {"metrics_address": metrics_address, "log_format": log_format}
+    settings = settings.model_copy(update={name: value for name, value in told.items() if value is not None})
     names = [name.removeprefix("runyard-") for name in executors]
     if not names and not runs:
         names = [settings.executor]
@@ -66,8 +69,8 @@ async def _serve(
         where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
         work = {
             "worker": serve(client, settings, runs=runs, executors=executors, metrics=metrics, ready=ready),
-            "greeting": _greet(ready, [*(["runs"] if runs else []), *executors], where),
-            "stop": _stop(asked),
+            "greeting": _greet(ready, [*(["runs"] if runs else []), *executors], where, settings),
+            "stop": _stop(asked, settings),
         }
         await until_first({name: asyncio.create_task(each) for name, each in work.items()})
     return Exit.SUCCESS
@@ -80,27 +83,36 @@ async def _measured(
     """Metrics and probes while the block runs, where the settings ask for them; before there is a connection."""
     from runyard.metrics import NO_METRICS
 
+    log = {"lines": settings.log_format, "level": settings.log_level or "info"}
     if not settings.metrics_address:
-        to_stderr()
+        to_stderr(**log)
         yield NO_METRICS
         return
     from workers.metrics import PrometheusMetrics
     from workers.pages import choose_loopback, serve_pages
 
     core, metrics = choose_loopback(), PrometheusMetrics()
-    to_stderr(metrics=core)
+    to_stderr(**log, metrics=core)
     for name in executors:
         metrics.serves(name)
     async with serve_pages(settings.metrics_address, metrics, core=core, ready=ready.is_set):
         yield metrics
 
 
-async def _greet(ready: asyncio.Event, served: Sequence[str], where: str) -> None:
+async def _greet(ready: asyncio.Event, served: Sequence[str], where: str, settings: "Settings") -> None:
     await ready.wait()
-    open_console().text(f"serving {', '.join(served)} at {where}")
+    _say(f"serving {', '.join(served)} at {where}", settings)
     await asyncio.Event().wait()
 
 
-async def _stop(asked: Interrupts) -> None:
+async def _stop(asked: Interrupts, settings: "Settings") -> None:
     await asked.asked.wait()
-    open_console().text("letting go; other workers go on")
+    _say("letting go; other workers go on", settings)
+
+
+def _say(text: str, settings: "Settings") -> None:
+    """To people; where programs read what this process says, as a line of its log."""
+    if settings.log_format == "json":
+        logging.getLogger("runyard.worker").info("%s", text)
+    else:
+        open_console().text(text)

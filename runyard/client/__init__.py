@@ -20,13 +20,21 @@ if TYPE_CHECKING:
     from runyard.client.paging import RunPage
     from runyard.client.run import Run
     from runyard.client.yard import Runyard
+    from runyard.spec.events import Event
 
-__all__ = ["LogLine", "Phase", "Run", "RunPage", "Runyard"]
+__all__ = ["Event", "LogLine", "Phase", "Run", "RunPage", "Runyard"]
 
-_HOMES = {"LogLine": "logs", "Phase": "listing", "Run": "run", "RunPage": "paging", "Runyard": "yard"}
+_HOMES = {
+    "Event": "runyard.spec.events",
+    "LogLine": f"{__name__}.logs",
+    "Phase": f"{__name__}.listing",
+    "Run": f"{__name__}.run",
+    "RunPage": f"{__name__}.paging",
+    "Runyard": f"{__name__}.yard",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

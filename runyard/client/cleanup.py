@@ -77,10 +77,10 @@ class Seen:
     report: CleanupReport | None
 
 
-async def clean(yard: Runyard, *, dry_run: bool = False, now: bool = False) -> Cleanup:
-    """Start a cleanup, or join the one that is under way. Raises ServerUnavailable."""
+async def clean(yard: Runyard, *, dry_run: bool = False, now: bool = False, reindex: bool = False) -> Cleanup:
+    """Start a cleanup, or join the one that is under way, as it was asked for. Raises ServerUnavailable."""
     client = yard.client
-    request = CleanupRequest(dry_run=dry_run, now=now)
+    request = CleanupRequest(dry_run=dry_run, now=now, reindex=reindex)
     try:
         if not dry_run and (other := await _under_way(client)):
             return _found(client, other, joined=True)

@@ -43,12 +43,12 @@ async def check_restart(yard: "Runyard", request: RunRequest) -> tuple[RunReques
     assert request.restart is not None
 
     async def ask(run_id: str) -> State:
-        return await _ask(yard, run_id)
+        return await ask_state(yard, run_id)
 
     try:
         earlier = await find_earlier(yard.store, request.restart.run, ask=ask)
     except NotFound as error:
-        if await _ask(yard, request.restart.run) == "unknown":
+        if await ask_state(yard, request.restart.run) == "unknown":
             raise await yard.unknown_run(request.restart.run) from error
         raise
     whole = merge(request, earlier)
@@ -59,7 +59,8 @@ async def check_restart(yard: "Runyard", request: RunRequest) -> tuple[RunReques
     return whole, plan
 
 
-async def _ask(yard: "Runyard", run_id: str) -> State:
+async def ask_state(yard: "Runyard", run_id: str) -> State:
+    """What Temporal knows of a run. Raises ServerUnavailable."""
     try:
         status = (await yard.client.get_workflow_handle(run_id).describe()).status
     except RPCError as error:

@@ -25,6 +25,7 @@ from runyard.client.remote import from_application, unknown_task
 from runyard.errors import Conflict, InvalidRequest, RemoteError, RunyardError, ServerUnavailable
 from runyard.records.segments import Log
 from runyard.spec.run import RUNS_QUEUE, ApprovalRequest, RunResult, RunView, TaskRequest, TaskView
+from runyard.temporal import CLOSING
 
 if TYPE_CHECKING:
     from runyard.client.yard import Runyard
@@ -34,10 +35,17 @@ T = TypeVar("T")
 ANSWER_S: Final = 10.0
 """How long a worker may take for an answer before we say that there is none."""
 
-AGAIN_S: Final = 0.5
-ASKED: Final = 4
+AGAIN_S: Final = 0.7
+ASKED: Final = 3
 """After this long it is asked again, so often in all: a question that met an execution in its last moment, before
 the run went on as another, is answered by a replay of all of it, and the new execution answers sooner."""
+
+FULL_S: Final = 0.2
+"""The server holds few questions for a run whose worker is busy, and refuses more: after this it is asked anew."""
+
+LOOK_S: Final = 0.05
+LOOKS: Final = 20
+"""An execution announces that moment: so often it is looked, in these steps, whether the next one is there."""
 
 _NO_WORKER: Final = f"no worker answers on the queue {RUNS_QUEUE}"
 
@@ -193,23 +201,41 @@ class Run:
     async def _ask(self) -> RunView | None:
         """The worker's answer; None when none answers in time, or when the run has just been forgotten."""
         try:
+            await self._meet_open()
             view = await _first(self._query, after_s=AGAIN_S)
         except WorkflowQueryFailedError as error:
             raise RemoteError(f"the worker cannot describe {self.id}: {error.message[:300]}") from error
         except RPCError as error:
             quiet = (RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.NOT_FOUND)
-            if error.status in (*quiet, RPCStatusCode.CANCELLED):
+            if error.status in (*quiet, RPCStatusCode.CANCELLED, RPCStatusCode.RESOURCE_EXHAUSTED):
                 return None
             raise self._explain(error) from error
         if not view.name:  # not read yet: a graph without tasks looks as if all of them had ended
             view = view.model_copy(update={"phase": "queued", "result": "unknown", "ended_at": None})
         return complete(self._yard.with_ui(view), await self.planned())
 
+    async def _meet_open(self) -> None:
+        """Wait while the run is about to go on as another execution, for about a second at most."""
+        for _ in range(LOOKS):
+            description = await self._handle.describe()
+            if await description.memo_value(CLOSING, "") != description.run_id:
+                return
+            await asyncio.sleep(LOOK_S)
+
     async def _query(self) -> RunView:
-        view: RunView = await self._handle.query(
-            "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
-        )
-        return view
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + ANSWER_S
+        while True:
+            try:
+                view: RunView = await self._handle.query(
+                    "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
+                )
+            except RPCError as error:
+                if error.status is not RPCStatusCode.RESOURCE_EXHAUSTED or loop.time() > until_s:
+                    raise
+                await asyncio.sleep(FULL_S)
+            else:
+                return view
 
     async def planned(self) -> Mapping[str, Planned]:
         """Each task's id and parents, from the stored plan; empty before there is one. Raises StoreError."""

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Unpack
+from typing import BinaryIO, Unpack
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -16,22 +16,26 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from runyard.client import direct, groups, listing, restarting, starting
+from runyard.client.feed import read_feed
 from runyard.client.files import check, check_run_id, read_file
 from runyard.client.listing import Filter, Which
 from runyard.client.paging import RunPage, ids_query, read_page
 from runyard.client.remote import from_rpc
 from runyard.client.run import Run
+from runyard.client.transfer import Export, export_to, import_from
 from runyard.client.ui import find_ui
 from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable
 from runyard.records.runs import read_result
 from runyard.settings import Settings
 from runyard.snapshot.take import Taken
+from runyard.spec.events import Event
 from runyard.spec.group import LineView
 from runyard.spec.plan import Plan, Source
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import connect
+from runyard.transfer.imports import Import
 
 
 class Runyard:
@@ -119,6 +123,8 @@ class Runyard:
         group_policy: str = "",
         project: str = "",
         cache_group: str = "",
+        cache_fallback: str = "",
+        cache_read_only: bool = False,
         source: Source | None = None,
         local: str | Path | None = None,
         ignored: bool = False,
@@ -129,13 +135,15 @@ class Runyard:
         owner: str = "",
         priority: int = 3,
         trigger: str = "manual",
+        traceparent: str = "",
         run_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
         """Start a run of a run file: a path, its text, or the object itself.
 
         ``local`` is a folder of a git checkout: `clone` then yields the checkout as it is now, on whatever machine
-        the task runs; with ``ignored`` also what git ignores. ``priority`` is 1 (first) to 5. With an
+        the task runs; with ``ignored`` also what git ignores. ``priority`` is 1 (first) to 5. ``traceparent`` is
+        the span, as W3C writes it, that the run's own are to be below. With an
         ``idempotency_key`` a second start gives the run that the first one made, also when that has ended. Raises
         InvalidRunFile and InvalidRequest before anything is started, NotFound for a file that is not there,
         Conflict when ``run_id`` is taken.
@@ -152,6 +160,8 @@ class Runyard:
             group_policy=group_policy,
             project=project,
             cache_group=cache_group,
+            cache_fallback=cache_fallback,
+            cache_read_only=cache_read_only,
             executor=executor or self.settings.executor,
             owner=owner,
             priority=priority,
@@ -160,6 +170,7 @@ class Runyard:
             message=message,
             environment=dict(environment or {}),
             annotations=dict(annotations or {}),
+            traceparent=traceparent,
         )
         return await self.submit(
             request,
@@ -182,6 +193,7 @@ class Runyard:
         executor: str | None = None,
         owner: str | None = None,
         priority: int | None = None,
+        traceparent: str | None = None,
         run_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
@@ -197,6 +209,7 @@ class Runyard:
             "executor": executor,
             "owner": owner,
             "priority": priority,
+            "traceparent": traceparent,
         }
         if file is not None:
             given["file"], given["file_name"] = await asyncio.to_thread(read_file, file)
@@ -261,6 +274,24 @@ class Runyard:
             raise self.explain(error, what=f"the start of {chosen}") from error
         return self.run(chosen)
 
+    async def export_run(self, run_id: str, target: str | Path | BinaryIO) -> Export:
+        """Write a run that has ended, with all that it refers to, into one tar: a path, or an open file.
+
+        Logs and archives of tasks that it kept are among them, and of a direct run its checkout. No secret is. A
+        path has its file when that is whole. Raises NotFound, Conflict (it has not ended; a cleanup took
+        something meanwhile), InvalidRequest (the path), StoreError.
+        """
+        return await export_to(self, run_id, Path(target) if isinstance(target, str) else target)
+
+    async def import_run(self, source: str | Path | BinaryIO) -> Import:
+        """Take in a run that `export_run` wrote, here or elsewhere: a path, or an open file, which may be a pipe.
+
+        It keeps its id and is then listed, shown and restarted as any that has ended; its retention begins now.
+        The same file a second time changes nothing. Raises InvalidExport, NewerExport, DamagedExport, Conflict
+        (another run has its id), NotFound (the path), ServerUnavailable, StoreError; then nothing is imported.
+        """
+        return await import_from(self, Path(source) if isinstance(source, str) else source)
+
     async def _is_mine(self, run_id: str, token: str) -> bool:
         """Whether the run that has our id is the one that we asked for: a request may arrive twice."""
         try:
@@ -296,6 +327,26 @@ class Runyard:
         if wanted.since is not None and wanted.since.tzinfo is None:
             raise InvalidRequest("`since` is a time with its zone")
         return await read_page(self, wanted, limit=max(1, limit), after=after)
+
+    async def events(
+        self, cursor: str | None = None, *, run: str = "", follow: bool = True, interval_s: float = 1.0
+    ) -> AsyncIterator[Event]:
+        """What happens to runs and their tasks, from a cursor on; without one all that is still known.
+
+        Of all runs, for ever, or of one ``run``, to its end; without ``follow`` only what there is. Each event
+        comes at least once, those of one run in their order, and the same event always has the same ``id``. To go
+        on after a break give the ``cursor`` of the last event, or a time (ISO 8601), to the same kind of feed.
+        Raises InvalidRequest (no cursor), NotFound (the ``run``), ServerUnavailable, StoreError; what the store
+        remembers can be read without a server.
+        """
+        if run:
+            check_run_id(run)
+        if follow and not run:
+            self.client  # noqa: B018 - raises why there is no server
+        reading = read_feed(self, cursor=cursor or "", run=run, follow=follow, interval_s=interval_s)
+        async with contextlib.aclosing(reading) as events:
+            async for event in events:
+                yield event
 
     async def line(self, group: str) -> LineView:
         """Who of this group's root runs and who waits, now. Raises InvalidRequest, NotFound, ServerUnavailable."""

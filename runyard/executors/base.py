@@ -111,6 +111,7 @@ class Executor(Protocol):
     """Makes, follows and removes pods. See the module for the order of calls and what each must bear."""
 
     name: str
+    spool_bytes: int  # log that a pod holds back while the store is away; 0 = a step that writes then waits
 
     def validate(self, task: TaskPlan) -> list[str]:
         """Sentences on what this executor refuses in a task; empty when it takes it. Pure."""

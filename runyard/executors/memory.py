@@ -39,6 +39,7 @@ class MemoryExecutor:
     """Pods in memory: ``slots`` at once (None = any number), each created only after ``create_s`` seconds."""
 
     name = "memory"
+    spool_bytes = 0
 
     def __init__(self, *, slots: int | None = None, create_s: float = 0) -> None:
         self._slots = slots

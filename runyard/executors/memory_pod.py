@@ -81,9 +81,9 @@ class _Log:
 
     def flush(self) -> None:
         if self._kept:
-            folder = self._folder / "segments" / str(self.n)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{self.bytes:016d}").write_bytes(self._kept)
+            folder = f"{self._folder}/segments/{self.n}"
+            os.makedirs(folder, exist_ok=True)
+            _write(f"{folder}/{self.bytes:016d}", self._kept)
             self._sha256.update(self._kept)
             self.bytes += len(self._kept)
             self._kept.clear()
@@ -155,8 +155,8 @@ class PodPlay:
         self.running = True
         if self._launch.deadline_s is not None:
             self._deadline = asyncio.get_running_loop().time() + self._launch.deadline_s
-        self._logs.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self._logs / "started", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        os.makedirs(self._logs, exist_ok=True)
+        _write(f"{self._logs}/started", b"", flags=os.O_EXCL)
 
     async def _main(self) -> tuple[int, _Cut | None]:
         """All steps that are due; main's exit code and what cut it short."""
@@ -195,7 +195,7 @@ class PodPlay:
             archives=self._archives,
             caches=self._caches,
         )
-        (self._logs / "manifest.json").write_bytes(manifest.model_dump_json().encode())
+        _write(f"{self._logs}/manifest.json", manifest.model_dump_json().encode())
 
     # Steps
 
@@ -332,6 +332,17 @@ def _folder(target: Target) -> Path:
     if not isinstance(target, FolderTarget):
         raise StartError("the memory executor writes to folders only: choose a posix store")
     return Path(target.folder)
+
+
+def _write(path: str, data: bytes | bytearray, *, flags: int = os.O_TRUNC) -> None:
+    """The system's calls alone: of a task that does nothing, Python's files were a tenth of the worker's time."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
 
 
 def _archive(word: str) -> bytes:

@@ -52,7 +52,8 @@ async def _expire_group(store: ObjectStore, group: str, retention: Retention, ho
 
 async def _remove(store: ObjectStore, name: str, parts: list[ObjectInfo], ledger: Ledger, how: How) -> None:
     if not how.dry_run:
-        await release(store, parts, pace=how.pace, at_once=1)  # in this order
+        for part in parts:  # in this order
+            await release(store, [part], pace=how.pace)
     ledger.gone(name, objects=len(parts), size_bytes=sum(info.size for info in parts))
 
 

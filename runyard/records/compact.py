@@ -1,5 +1,7 @@
 """Many segments to one log, streaming; what is missing is marked where it is missing.
 
+That is for logs of which nobody knows yet what the store has: others stay as they are (`runyard.records.parts`).
+
 The log of a step is written once, by whoever comes first, and never again: so what a seal says of it stays true,
 however many workers seal at the same time, and one that finds segments already deleted cannot write its gaps over
 a log that is whole. (Overwriting "since all write the same" was turned down for exactly that case.)
@@ -11,6 +13,7 @@ from runyard.dialogue import StepRecord
 from runyard.errors import Conflict, NotFound
 from runyard.model import Model
 from runyard.records.digest import Digest, digest
+from runyard.records.parts import lie_whole
 from runyard.records.segments import Segment
 from runyard.store.base import ObjectStore, read
 
@@ -26,6 +29,7 @@ class Compacted(Model):
     sha256: str
     truncated: str = ""
     last_line: str = ""
+    parts: list[int] = []
 
 
 async def compact_step(
@@ -33,8 +37,11 @@ async def compact_step(
 ) -> Compacted:
     """Write a step's log to ``key``, unless it is there. A log without a byte is not written at all.
 
-    ``record`` is what the agent says of it; without one, ``unconfirmed`` is why the log may lack its end.
+    ``record`` is what the agent says of it; without one, ``unconfirmed`` is why the log may lack its end. A log
+    whose parts the store has confirmed stays in them.
     """
+    if record is not None and record.parts and lie_whole(segments, record):
+        return Compacted(**record.model_dump(include=set(Compacted.model_fields)))
     stream = _Stream(store, segments, record)
     try:
         if sum(segment.size for segment in segments) <= _SMALL:

@@ -95,7 +95,10 @@ async def read_entries(store: ObjectStore, entries: list[Ended]) -> list[RunView
 
 
 async def complete_index(store: ObjectStore, *, anew: bool = False) -> int:
-    """Give every result its entry, unless that has been done; says how many. Safe to call from several at once."""
+    """Give every result its entry, unless that has been done; says how many. Safe to call from several at once.
+
+    ``anew``: in any case, and entries that no result has go.
+    """
     if not anew and await exists(store, paths.ENDED_WHOLE):
         return 0
     entered, batch = 0, list[Ended]()
@@ -107,7 +110,30 @@ async def complete_index(store: ObjectStore, *, anew: bool = False) -> int:
             batch = []
     entered += await _enter(store, batch)
     await store.put(paths.ENDED_WHOLE, b"")
+    if anew:
+        await _drop_strays(store)
     return entered
+
+
+async def _drop_strays(store: ObjectStore) -> None:
+    """An entry follows its result: where that is not there, or says another end, the entry is wrong."""
+
+    async def drop(entry: Ended) -> None:
+        result = Ended(run_id=entry.run_id, at_ms=entry.at_ms, key=paths.result(entry.run_id))
+        try:
+            view = (await read_entries(store, [result]))[0]
+        except Corrupt:  # nobody knows what it says
+            return
+        if view is None or key_of(view) != entry.key:
+            await store.delete(entry.key)
+
+    batch: list[Ended] = []
+    async for entry in _list_entries(store, None):
+        batch.append(entry)
+        if len(batch) >= _BATCH:
+            await for_each(batch, drop)
+            batch = []
+    await for_each(batch, drop)
 
 
 async def _enter(store: ObjectStore, results: list[Ended]) -> int:

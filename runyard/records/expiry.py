@@ -6,8 +6,8 @@ listing of everything, which is what an object store does best (1,000 keys a req
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from runyard.errors import Corrupt, NotFound
@@ -22,6 +22,9 @@ from runyard.store.base import ObjectInfo, ObjectStore
 
 PAGE = 500
 JUST_NOW = "a run has just referred to them"
+STRETCH, NEAR = 100, 20
+"""So many items are swept together, where no more than so many keys of others lie between two of them."""
+
 AFTER_ALL = "/\U0010ffff"
 """Behind all keys of an item or a run."""
 
@@ -125,32 +128,63 @@ async def expire_page(store: ObjectStore, kind: SharedKind, page: Sequence[Found
                 seen[run_id] = max(info.modified_at, seen.get(run_id, info.modified_at))
     whys = await judge.why_kept(kind, seen)
     ledger = Ledger(kind)
+    verdicts = [_verdict_on(found, whys) for found in page]
+    if not how.dry_run:
+        over = [info for verdict in verdicts for info in verdict.over]
+        await release(store, over, pace=how.pace)
 
-    async def expire(found: Found) -> None:
-        await _expire_found(store, found, whys, ledger, replace(how, at_once=min(4, how.at_once)))
+    async def expire(stretch: Sequence[_Verdict]) -> dict[str, Deleted]:
+        if how.dry_run:
+            return {each.item: Deleted(objects=each.found.objects, bytes=each.found.bytes) for each in stretch}
+        return await sweep(store, [each.item for each in stretch], pace=how.pace)
 
-    await for_each(page, expire, limit=how.at_once)
+    gone: dict[str, Deleted] = {}
+    for swept in await for_each(_stretches(verdicts), expire, limit=how.at_once):
+        gone |= swept
+    for verdict in verdicts:
+        verdict.enter(ledger, gone.get(verdict.item))
     return Page(cursor=page[-1].item + AFTER_ALL, report=ledger.report())
 
 
-async def _expire_found(store: ObjectStore, found: Found, whys: dict[str, str], ledger: Ledger, how: How) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """``over``: the runid objects to delete; ``why``: what keeps the item, "" where nothing does."""
+
+    found: Found
+    over: list[ObjectInfo]
+    why: str
+
+    @property
+    def item(self) -> str:
+        return self.found.item
+
+    def enter(self, ledger: Ledger, deleted: Deleted | None) -> None:
+        if deleted is None:
+            ledger.part(len(self.over))
+            ledger.kept(self.why or JUST_NOW)
+        else:
+            ledger.gone(self.item, objects=len(self.over) + deleted.objects, size_bytes=deleted.bytes)
+
+
+def _verdict_on(found: Found, whys: Mapping[str, str]) -> _Verdict:
     reasons = {info.key: whys.get(_run_of(found, info), UNREADABLE) for info in found.runids}
     over = [info for info in found.runids if not reasons[info.key]]
-    why = next((reason for reason in reasons.values() if reason), "")
-    if not how.dry_run:
-        await release(store, over, pace=how.pace, at_once=how.at_once)
-    if why:
-        ledger.part(len(over))
-        ledger.kept(why)
-        return
-    deleted: Deleted | None = Deleted(objects=found.objects, bytes=found.bytes)
-    if not how.dry_run:
-        deleted = await sweep(store, found.item, pace=how.pace, at_once=how.at_once)
-    if deleted is None:
-        ledger.part(len(over))
-        ledger.kept(JUST_NOW)
-    else:
-        ledger.gone(found.item, objects=len(over) + deleted.objects, size_bytes=deleted.bytes)
+    return _Verdict(found=found, over=over, why=next((reason for reason in reasons.values() if reason), ""))
+
+
+def _stretches(verdicts: Sequence[_Verdict]) -> list[list[_Verdict]]:
+    """Items that nothing keeps, in groups of neighbours: what is listed with them in vain is not much more."""
+    stretches: list[list[_Verdict]] = []
+    between = 0
+    for verdict in verdicts:
+        if verdict.why:
+            between += verdict.found.objects + len(verdict.found.runids)
+            continue
+        if not stretches or between > NEAR or len(stretches[-1]) >= STRETCH:
+            stretches.append([])
+        stretches[-1].append(verdict)
+        between = 0
+    return stretches
 
 
 async def _expire_records(store: ObjectStore, page: dict[str, list[ObjectInfo]], judge: Judge, how: How) -> Page:
@@ -167,7 +201,7 @@ async def _expire_records(store: ObjectStore, page: dict[str, list[ObjectInfo]],
         if not how.dry_run:
             await _delete_entry(store, run_id)
             last = paths.result(run_id)  # it says that the run has ended, and when: for a cleanup that goes on
-            await release(store, [info for info in infos if info.key != last], pace=how.pace, at_once=4)
+            await release(store, [info for info in infos if info.key != last], pace=how.pace)
             await release(store, [info for info in infos if info.key == last], pace=how.pace)
         ledger.gone(run_id, objects=len(infos), size_bytes=sum(info.size for info in infos))
 

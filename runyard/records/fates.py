@@ -3,7 +3,8 @@
 A run that has not ended holds everything, whatever its age; so does one that is pinned, and one whose record or
 runid object we cannot read (a newer version's, perhaps). One that has ended holds things for as long as the
 retention says, counted from its end. Where nobody knows a run any more (its record never came to be, and
-Temporal has forgotten it), the time of its runid object stands for its end.
+Temporal has forgotten it), the time of its runid object stands for its end. A run that was imported holds things
+as if it had ended at that moment.
 
 That a run is over is found out for each page of a listing anew, *after* its runid objects were seen: an id that
 was free a moment ago may have been given to a new run since.
@@ -127,7 +128,8 @@ class Judge:
         self._young.add((kind, run_id))
 
     def _may_go(self, kind: Kind, view: RunView) -> bool:
-        return view.ended_at is not None and self._rules.is_over(kind, view.ended_at, group_of(view))
+        end = end_of(view)
+        return end is not None and self._rules.is_over(kind, end, group_of(view))
 
     def _why(
         self, kind: Kind, run_id: str, status: RunStatus, view: RunView | None, seen: datetime, *, pinned: bool
@@ -138,7 +140,7 @@ class Judge:
             return PINNED
         if run_id in self._remove:
             return ""
-        ended_at = (view.ended_at if view else None) or status.closed_at
+        ended_at = (end_of(view) if view else None) or status.closed_at
         if ended_at is None and self._rules.now - seen < timedelta(seconds=self._rules.retention.unknown_s):
             return UNKNOWN
         is_over = self._rules.is_over(kind, ended_at or seen, group_of(view) if view else "")
@@ -154,6 +156,11 @@ class Judge:
 
     async def _is_pinned(self, run_id: str) -> bool:
         return await exists(self._store, paths.keep(run_id))
+
+
+def end_of(view: RunView) -> datetime | None:
+    """From when on its retention counts: one that was imported has only come then."""
+    return view.ended_at and max(view.ended_at, view.imported_at or view.ended_at)
 
 
 def group_of(view: RunView) -> str:

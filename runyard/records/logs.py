@@ -1,4 +1,4 @@
-"""The end of an attempt's logs: verified against the agent's manifest, one object a step, and the seal.
+"""The end of an attempt's logs: verified against the agent's manifest, put in order, and the seal.
 
 The seal is the attempt's last word. It is written once, after all that it speaks of, and segments are deleted
 after it; so a worker that dies anywhere in between leaves a state from which the next call of `seal` goes on, and
@@ -17,6 +17,7 @@ from runyard.errors import Conflict, Corrupt, NotFound
 from runyard.model import Model
 from runyard.records.bounded import for_each
 from runyard.records.compact import Compacted, compact_setup, compact_step
+from runyard.records.parts import keys
 from runyard.records.segments import Log, Segment, list_segments
 from runyard.records.setup import now, stamp
 from runyard.spec.run import TaskEnd
@@ -38,7 +39,8 @@ class SealedSetup(Model):
 class SealedStep(Model):
     """A step's log as it lies in the store: ``bytes``, ``lines`` and ``sha256`` with our markers, if any.
 
-    ``complete`` = it is exactly what the step wrote, after masking; otherwise ``truncated`` says why not.
+    ``complete`` = it is exactly what the step wrote, after masking; otherwise ``truncated`` says why not. It is
+    one object, or the segments at the offsets ``parts``.
     """
 
     n: int
@@ -51,6 +53,7 @@ class SealedStep(Model):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     last_line: str = ""
+    parts: list[int] = []
 
 
 class Seal(Model):
@@ -106,7 +109,7 @@ async def seal(
     end: TaskEnd,
     setup: Sequence[str] = (),
 ) -> Seal:
-    """Put the logs together, check them against the manifest, write the seal, delete the segments.
+    """Put the logs in order, check them against the manifest, write the seal, delete what it does not speak of.
 
     ``setup`` are texts that end the setup log.
 
@@ -121,7 +124,9 @@ async def seal(
     if sealed is None:
         made = await _compact(store, task_id, attempt, segments, manifest=manifest, end=end, setup=setup)
         sealed = await _write(store, made)
-    await for_each([each.key for group in segments.values() for each in group], store.delete, limit=16)
+    kept = {key for step in sealed.steps for key in keys(task_id, attempt, step.n, step.parts)}
+    idle = [each.key for group in segments.values() for each in group if each.key not in kept]
+    await for_each(idle, store.delete, limit=16)
     return sealed
 
 
@@ -198,6 +203,7 @@ def _sealed_step(n: int, log: Compacted, record: StepRecord | None) -> SealedSte
         started_at=record.started_at if record else None,
         ended_at=record.ended_at if record else None,
         last_line=log.last_line or (record.last_line if record else ""),
+        parts=log.parts,
     )
 
 

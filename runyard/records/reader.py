@@ -1,9 +1,9 @@
 """Reading logs, of tasks that run, have ended, or have not begun: all from the store.
 
-A reader does not care which: it takes segments while there are any and goes over to the sealed log when they are
-gone. Both are the same bytes as far as segments reach without a gap, so a position in one is a position in the
-other; at a gap a reader waits for the seal, whose log marks it. Watching the store for news was turned down: only
-some stores can, and a poll of one listing after the last segment read costs next to nothing.
+A reader does not care which: it takes segments while the task runs and goes over to what the seal names. Both are
+the same bytes as far as segments reach without a gap, so a position in one is a position in the other; at a gap a
+reader waits for the seal, whose log marks it. Watching the store for news was turned down: only some stores can,
+and a poll of one listing after the last segment read costs next to nothing.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from runyard.errors import NotFound
 from runyard.records.compact import lines_not_in
 from runyard.records.logs import Seal, load_seal
+from runyard.records.parts import read_parts
 from runyard.records.segments import Log, Segment, list_segments
 from runyard.store import paths
 from runyard.store.base import ObjectStore
@@ -119,12 +120,19 @@ class LogReader:
         if log == paths.SETUP and seal.setup.text:
             yield _not_given(seal.setup.text.encode()[begin:], bytes(live.setup))
             return
-        chunks = self._store.get(paths.step_log(self._task_id, self._attempt, log), offset=begin)
+        chunks = self._sealed(seal, log, begin)
         if log == paths.SETUP:
             yield _not_given(b"".join([chunk async for chunk in chunks]), bytes(live.setup))
             return
         async for chunk in chunks:
             yield chunk
+
+    def _sealed(self, seal: Seal, log: Log, begin: int) -> AsyncIterator[bytes]:
+        for step in seal.steps:
+            if step.n == log and step.parts:
+                where = self._task_id, self._attempt, step.n, step.parts
+                return read_parts(self._store, *where, size=step.bytes, offset=begin)
+        return self._store.get(paths.step_log(self._task_id, self._attempt, log), offset=begin)
 
     async def _seal(self) -> Seal | None:
         return await load_seal(self._store, self._task_id, self._attempt)

@@ -5,7 +5,6 @@ its place in the object (a range), so that no activity ever loads the whole plan
 for 10,000 writes before the first task can start.
 """
 
-import heapq
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from runyard.store import paths
 from runyard.store.base import ObjectStore, read
 
 _CHUNK = 256 << 10
+_HEAD = 16 << 10
 _AT_ONCE = 64
 
 M = TypeVar("M", bound=Model)
@@ -60,6 +60,16 @@ async def read_header(store: ObjectStore, run_id: str, header: int) -> RunPlan:
     return _parse(RunPlan, await read(store, paths.plan(run_id), length=header), run_id)
 
 
+async def find_header(store: ObjectStore, run_id: str) -> RunPlan:
+    """The same by who does not know its length. Raises NotFound, Corrupt."""
+    length = _HEAD
+    while True:
+        head = b"".join([chunk async for chunk in store.get(paths.plan(run_id), length=length)])
+        if b"\n" in head or len(head) < length:
+            return _parse(RunPlan, head.partition(b"\n")[0], run_id)
+        length *= 8
+
+
 async def read_task(store: ObjectStore, run_id: str, at: tuple[int, int]) -> TaskPlan:
     """The task at this offset and length in bytes. Raises NotFound, Corrupt."""
     offset, length = at
@@ -87,17 +97,6 @@ async def write_result(store: ObjectStore, run: RunView) -> None:
 async def read_result(store: ObjectStore, run_id: str) -> RunView:
     """Raises NotFound for a run that has no result (yet), Corrupt."""
     return _parse(RunView, await read(store, paths.result(run_id)), run_id)
-
-
-async def list_runs(store: ObjectStore, *, limit: int | None = None) -> list[str]:
-    """Ids of the runs that the store knows, the newest plan first; at most ``limit``."""
-    found = [
-        (info.modified_at, paths.unescape(info.key.split("/")[1]))
-        async for info in store.list(paths.RUNS)
-        if info.key.endswith("/plan.jsonl")
-    ]
-    newest = sorted(found, reverse=True) if limit is None else heapq.nlargest(limit, found)
-    return [run_id for _, run_id in newest]
 
 
 async def write_runids(

@@ -24,7 +24,8 @@ Locks and leases were turned down: a paused holder does not know that its time i
 delete depend on another object. So was a count of references: it cannot be mended after a crash by looking.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from runyard.errors import Conflict, NotFound
@@ -33,7 +34,12 @@ from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore
 
 BATCH = 1_000
-"""So many keys of one item are held at a time."""
+"""About so many keys of data are held at a time."""
+
+BULK = 250
+"""So many objects are deleted in one call of the store, of which some go on at once."""
+
+_AT_ONCE = 16
 
 Pace = Callable[[int], Awaitable[None]]
 """Called before so many objects are deleted; waits as long as it takes to keep to the rate."""
@@ -43,29 +49,29 @@ async def no_pace(_: int) -> None:
     """As fast as it goes."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Deleted:
     """What went: objects and their bytes."""
 
     objects: int = 0
     bytes: int = 0
 
-    def add(self, infos: list[ObjectInfo]) -> None:
-        self.objects += len(infos)
-        self.bytes += sum(info.size for info in infos)
-
 
 @dataclass(kw_only=True)
 class Found:
-    """An item as a listing shows it. ``objects`` and ``bytes`` are of its data."""
+    """An item as a listing shows it. ``objects`` and ``bytes`` are of its data.
+
+    ``data``: the first `BATCH` of them, where that was asked for.
+    """
 
     item: str
     runids: list[ObjectInfo] = field(default_factory=list)
     objects: int = 0
     bytes: int = 0
     tombstone: bool = False
+    data: list[ObjectInfo] = field(default_factory=list)
 
-    def add(self, info: ObjectInfo) -> None:
+    def add(self, info: ObjectInfo, *, with_data: bool = False) -> None:
         if info.key.startswith(paths.runids(self.item)):
             self.runids.append(info)
         elif info.key == paths.tombstone(self.item):
@@ -73,6 +79,8 @@ class Found:
         else:
             self.objects += 1
             self.bytes += info.size
+            if with_data and self.objects <= BATCH:
+                self.data.append(info)
 
 
 # runs
@@ -104,10 +112,12 @@ async def claim_new(store: ObjectStore, run_id: str, item: str) -> None:
 # cleanup
 
 
-async def walk(store: ObjectStore, kind: str, *, start_after: str = "") -> AsyncIterator[Found]:
-    """The items of a kind (`paths.LOGS`, ...), in order, after the key ``start_after``; one is held at a time."""
+async def walk(
+    store: ObjectStore, prefix: str, *, start_after: str = "", with_data: bool = False
+) -> AsyncIterator[Found]:
+    """The items below `paths.LOGS` or the like, in order, after the key ``start_after``; one is held at a time."""
     found: Found | None = None
-    async for info in store.list(kind, start_after=start_after):
+    async for info in store.list(prefix, start_after=start_after):
         item = paths.item_of(info.key)
         if item is None:
             continue
@@ -115,45 +125,87 @@ async def walk(store: ObjectStore, kind: str, *, start_after: str = "") -> Async
             if found is not None:
                 yield found
             found = Found(item=item)
-        found.add(info)
+        found.add(info, with_data=with_data)
     if found is not None:
         yield found
 
 
-async def release(
-    store: ObjectStore, runids: list[ObjectInfo], *, pace: Pace = no_pace, at_once: int = 16
-) -> None:
+async def release(store: ObjectStore, runids: Sequence[ObjectInfo], *, pace: Pace = no_pace) -> None:
     """Delete runid objects: the runs no longer refer to the item."""
-    await _delete(store, runids, pace=pace, at_once=at_once)
+    await delete_all(store, [info.key for info in runids], pace=pace)
 
 
-async def sweep(store: ObjectStore, item: str, *, pace: Pace = no_pace, at_once: int = 16) -> Deleted | None:
-    """Delete the item's data if no run refers to it; None if one does. Safe to call from several at once."""
-    if await is_referred(store, item):  # a tombstone is final: not for nothing
-        return None
-    await store.put(paths.tombstone(item), b"")
-    if await is_referred(store, item):
-        return None
-    deleted = await delete_data(store, item, pace=pace, at_once=at_once)
-    await store.delete(paths.tombstone(item))
-    return deleted
+async def sweep(store: ObjectStore, items: Sequence[str], *, pace: Pace = no_pace) -> dict[str, Deleted]:
+    """Delete the data of those items to which no run refers; what went of each. Safe to call from several at once.
+
+    The items come in the order of `walk`, with little between them: they are looked at in one listing.
+    """
+    free = [found.item async for found in _look(store, items) if not found.runids]
+    if not free:  # a tombstone is final: not for nothing
+        return {}
+    await for_each(free, lambda item: store.put(paths.tombstone(item), b""), limit=_AT_ONCE)
+    gone = await _delete_data(store, _look(store, free), pace=pace)
+    await delete_all(store, [paths.tombstone(item) for item in gone])
+    return gone
 
 
-async def is_referred(store: ObjectStore, item: str) -> bool:
-    """Whether any runid object is there, of whatever form."""
-    return await has_any(store, paths.runids(item))
+async def delete_all(store: ObjectStore, keys: Sequence[str], *, pace: Pace = no_pace) -> None:
+    """Delete them, some at a time."""
+
+    async def delete(at: int) -> None:
+        bulk = keys[at : at + BULK]
+        await pace(len(bulk))
+        await store.delete_many(bulk)
+
+    await for_each(range(0, len(keys), BULK), delete, limit=_AT_ONCE)
 
 
-async def delete_data(store: ObjectStore, item: str, *, pace: Pace = no_pace, at_once: int = 16) -> Deleted:
-    """All of the item's data. Of what is listed together records go before what they speak of."""
-    deleted = Deleted()
-    async for batch in _batches(store.list(paths.data(item))):
-        batch.sort(key=lambda info: not info.key.endswith(".json"))
-        records = sum(info.key.endswith(".json") for info in batch)
-        for part in (batch[:records], batch[records:]):
-            await _delete(store, part, pace=pace, at_once=at_once)
-        deleted.add(batch)
-    return deleted
+async def _look(store: ObjectStore, items: Sequence[str]) -> AsyncIterator[Found]:
+    """What is there now of these items; those of which there is nothing are left out."""
+    wanted = set(items)
+    prefix = os.path.commonprefix([f"{items[0]}/", f"{items[-1]}/"])  # noqa: RUF071 - of text, as keys are
+    async for found in walk(store, prefix, start_after=f"{items[0]}/", with_data=True):
+        if found.item in wanted:
+            yield found
+        if found.item + "/" >= items[-1] + "/":
+            return
+
+
+async def _delete_data(store: ObjectStore, looked: AsyncIterator[Found], *, pace: Pace) -> dict[str, Deleted]:
+    """Of the items that no run refers to. Of what goes together records go before what they speak of."""
+    gone: dict[str, Deleted] = {}
+    data: list[ObjectInfo] = []
+    async for found in looked:
+        if found.runids:
+            continue
+        gone[found.item] = Deleted(objects=found.objects, bytes=found.bytes)
+        if found.objects > len(found.data):
+            await _delete_much(store, found.item, pace=pace)
+        else:
+            data += found.data
+        if len(data) >= BATCH:
+            await _delete_records_first(store, data, pace=pace)
+            data = []
+    await _delete_records_first(store, data, pace=pace)
+    return gone
+
+
+async def _delete_much(store: ObjectStore, item: str, *, pace: Pace) -> None:
+    """All data of an item that has more than fits."""
+    batch: list[ObjectInfo] = []
+    async for info in store.list(paths.data(item)):
+        batch.append(info)
+        if len(batch) >= BATCH:
+            await _delete_records_first(store, batch, pace=pace)
+            batch = []
+    await _delete_records_first(store, batch, pace=pace)
+
+
+async def _delete_records_first(store: ObjectStore, infos: Sequence[ObjectInfo], *, pace: Pace) -> None:
+    records = [info.key for info in infos if info.key.endswith(".json")]
+    rest = [info.key for info in infos if not info.key.endswith(".json")]
+    for keys in (records, rest):
+        await delete_all(store, keys, pace=pace)
 
 
 # both
@@ -172,22 +224,3 @@ async def has_any(store: ObjectStore, prefix: str) -> bool:
     async for _ in store.list(prefix):
         return True
     return False
-
-
-async def _delete(store: ObjectStore, infos: list[ObjectInfo], *, pace: Pace, at_once: int) -> None:
-    async def delete(info: ObjectInfo) -> None:
-        await pace(1)
-        await store.delete(info.key)
-
-    await for_each(infos, delete, limit=at_once)
-
-
-async def _batches(infos: AsyncIterator[ObjectInfo]) -> AsyncIterator[list[ObjectInfo]]:
-    batch: list[ObjectInfo] = []
-    async for info in infos:
-        batch.append(info)
-        if len(batch) >= BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

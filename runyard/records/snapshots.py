@@ -12,6 +12,8 @@ other; the *manifest* says where they are.
      ["l", path, target],     a symbolic link
      ["d", path]]             a folder that is empty, such as a submodule that is not checked out
 
+Where a run was imported its packs have other tokens than its listing says: who reads it goes by their digests.
+
 Paths are the bytes of their names, as UTF-8 with surrogates for what is none. So a second snapshot sends what has
 changed, a few parts of the listing and a manifest; it refers to the packs of the first. An archive for each run
 was turned down since it sends all again, an object for each file since a run would have to say of 20,000 objects
@@ -190,6 +192,15 @@ async def refer_to_snapshot(store: ObjectStore, run_id: str, snapshot: Snapshot)
     packs = {pack.id for pack in (await read_manifest(store, snapshot)).packs}
     if packs - (await refer_to_present(store, run_id, repository, packs)).keys():
         raise _gone(snapshot)
+
+
+async def list_shares(store: ObjectStore, snapshot: Snapshot) -> list[str]:
+    """The items that a run of this snapshot refers to. The one that names the others is last: it may go last."""
+    try:
+        packs = [pack.id for pack in (await read_manifest(store, snapshot)).packs]
+    except (NotFound, Corrupt):
+        packs = []
+    return [paths.snapshot_item(snapshot.repository, each) for each in (*packs, snapshot.id)]
 
 
 async def read_manifest(store: ObjectStore, snapshot: Snapshot) -> Manifest:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 
 from runyard.errors import Corrupt, NotFound
-from runyard.records.fates import group_of
+from runyard.records.fates import end_of, group_of
 from runyard.records.runs import read_result
 from runyard.store import paths
 from runyard.store.base import ObjectStore
@@ -29,13 +29,14 @@ async def find_cutoffs(store: ObjectStore, *, runs_per_group: int) -> dict[str, 
             view = await read_result(store, paths.unescape(info.key.split("/")[1]))
         except (NotFound, Corrupt):
             continue
-        if view.ended_at is None or not (group := group_of(view)):
+        end = end_of(view)
+        if end is None or not (group := group_of(view)):
             continue
         if len(newest[group]) < runs_per_group:
-            heapq.heappush(newest[group], view.ended_at)
+            heapq.heappush(newest[group], end)
         else:
             too_many.add(group)
-            heapq.heappushpop(newest[group], view.ended_at)
+            heapq.heappushpop(newest[group], end)
     return {group: newest[group][0] for group in sorted(too_many)}
 
 

@@ -36,15 +36,13 @@ class Listing:
 
     def _part(self, lines: list[list[object]]) -> bytes:
         numbers: dict[str, int] = {}
+        places = self._places
         for line in lines:
             if line[0] == "f":
-                line[4] = [self._place(each, numbers) for each in line[4]]  # type: ignore[attr-defined]
+                found = [places[each] for each in line[4]]  # type: ignore[attr-defined]
+                line[4] = [[numbers.setdefault(pack, len(numbers)), *where] for pack, *where in found]
         self.packs |= numbers.keys()
         return json.dumps([[*numbers], *lines], separators=(",", ":")).encode()
-
-    def _place(self, content_id: str, numbers: dict[str, int]) -> list[int]:
-        pack, offset, length, size = self._places[content_id]
-        return [numbers.setdefault(pack, len(numbers)), offset, length, size]
 
 
 def _cut(paths: list[bytes]) -> Iterator[list[bytes]]:

@@ -27,11 +27,13 @@ class CleanupRequest(Input):
     """The argument of CleanupWorkflow.
 
     With ``runs`` only these runs are removed, whatever their age: those that are open, or pinned, are not.
-    ``now``: without the grace period for pods of runs that have ended.
+    ``now``: without the grace period for pods of runs that have ended. ``reindex``: the list of ended runs is
+    made anew from their records.
     """
 
     dry_run: bool = False
     now: bool = False
+    reindex: bool = False
     runs: list[str] = Field(default=[], max_length=1_000)
 
 

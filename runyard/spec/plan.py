@@ -273,6 +273,8 @@ class RunPlan(Model):
     timeout_s: float | None = None
     fail_fast: bool = False
     hold_failed: bool = False  # `on_failure: hold`
+    traceparent: str = ""  # the span in which it was started, as W3C writes it
+    restart_trace: str = ""  # that of the run which this one restarts
 
 
 class Plan(Model):

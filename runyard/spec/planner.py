@@ -57,6 +57,7 @@ class Planner:
             timeout_s=head.timeout or None,
             fail_fast=head.fail_fast,
             hold_failed=head.on_failure == "hold",
+            traceparent=request.traceparent,
         )
 
     def task_plans(self, chosen: Mapping[str, ParsedTask]) -> Iterator[TaskPlan]:

@@ -100,7 +100,7 @@ def merge(request: RunRequest, earlier: Earlier) -> RunRequest:
                 f"`{name}` is fixed for the commit: a restart keeps that of run {earlier.id}",
                 remedy="Leave it out, or start a run of its own.",
             )
-    merged = {"trigger": "restart", "run": earlier.plan.run.name, **given}
+    merged = {"trigger": "restart", "traceparent": "", "run": earlier.plan.run.name, **given}
     return earlier.request.model_copy(update=merged)
 
 

@@ -67,6 +67,8 @@ class RunRequest(Input):
     annotations: dict[str, str] = {}
     window: int = Field(default=500, ge=1, le=1_000)  # tasks in flight at most, for the engine's sake
     restart: Restart | None = None
+    # W3C's: the span in which the run is started; its own spans are then below that one
+    traceparent: str = Field(default="", pattern=r"^([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?$")
 
     @model_validator(mode="after")
     def _has_file(self) -> Self:
@@ -125,6 +127,16 @@ class PodRef(Model):
     uid: str
 
 
+class CacheUse(Model):
+    """Of steps that restore a cache: how many were there, and how many found one."""
+
+    restores: int
+    hits: int
+
+    def __str__(self) -> str:
+        return f"{self.hits} of {self.restores} {'restore' if self.restores == 1 else 'restores'} hit"
+
+
 class TaskEnd(Model):
     """How one attempt of a task ended. Small: logs, archives and outputs are in the store under its id."""
 
@@ -140,6 +152,7 @@ class TaskEnd(Model):
     log_complete: bool = True
     last_line: str = ""
     archives: list[int] = []  # numbers of the steps that saved one
+    caches: CacheUse | None = None  # None: no step of it came to restore one
 
 
 class TaskView(Model):
@@ -188,6 +201,8 @@ class RunView(Model):
     execution_id: str = ""  # a run's id may be used again: which of its executions this is
     restart_of: str = ""  # the run that this one restarts
     kept: dict[str, int] = {}  # how many tasks are kept, by the run that made them
+    caches: CacheUse | None = None  # over all attempts of the tasks that it ran; None: nothing to restore
+    imported_at: datetime | None = None  # of a run that came from another store: its retention begins then
     ui: str = ""  # address in the Temporal UI, filled in by the client
 
 

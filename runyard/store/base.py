@@ -6,7 +6,7 @@ whole or not at all: a reader never sees half of one, also when the writer is ki
 apart: `NotFound` is an answer, `StoreUnavailable` the lack of one.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, Protocol
@@ -90,6 +90,13 @@ class ObjectStore(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
+        ...
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove any number of objects, in no order; those that are not there are no error.
+
+        It costs far less than as many deletes. When it raises some are gone and others are not: call it again.
+        """
         ...
 
     def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:

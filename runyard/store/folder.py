@@ -8,7 +8,7 @@ a loop over ten thousand objects does not keep everything else waiting.
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -17,6 +17,7 @@ from runyard.errors import InvalidRequest
 from runyard.store.base import FolderTarget, ObjectInfo, Target, check_key
 from runyard.store.listing import Names
 from runyard.store.threads import settle
+from runyard.store.together import Together
 from runyard.store.tree import Tree, check_size
 from runyard.store.unfinished import Temporary
 
@@ -37,6 +38,7 @@ class FolderStore:
         self._tree = Tree(Path(folder).absolute(), names, durable=durable)
         self._names = names
         self._durable = durable
+        self._together = Together(self._tree.touch)
         self._tree.make()
 
     @property
@@ -56,6 +58,11 @@ class FolderStore:
         if not isinstance(data, bytes):
             return await self._put_stream(key, data, doing, size=size, if_absent=if_absent)
         check_size(key, size, len(data))
+        if self._durable and not data:
+            with self._tree.errors(doing):
+                made = await self._together.touch(key)
+            if made is not None:
+                return made
         if self._durable or len(data) > _INLINE:
             return await self._in_thread(doing, self._tree.write, key, data, if_absent=if_absent)
         await asyncio.sleep(0)
@@ -86,7 +93,15 @@ class FolderStore:
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        await self._in_thread(f"deleting `{key}`", self._tree.delete, key)
+        await self._in_thread(f"deleting `{key}`", self._tree.delete, [key])
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._names.parts(check_key(key))
+        for at in range(0, len(keys), _BATCH):
+            batch = keys[at : at + _BATCH]
+            doing = f"deleting {len(batch)} objects from `{batch[0]}` on"
+            await self._in_thread(doing, self._tree.delete, batch)
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         walk = self._tree.walk(prefix, start_after)

@@ -3,15 +3,17 @@
     runs/<run id>/plan.jsonl        first line RunPlan, then one TaskPlan a line, parents first
     runs/<run id>/request.json      StoredRequest, from which a restart starts; written before the plan
     runs/<run id>/result.json       RunView at the end
+    runs/<run id>/imported.json     Imported, of a run that came from another store (see runyard/transfer)
     runs/<run id>/keep              pinned: nothing of this run is removed
     ended/<5 digits>/<8 digits>-<run id>   RunView without tasks; the digits count down the milliseconds of the end
     ended/whole                     every result has its entry there (see records/ended.py)
     logs/<task id>/runs/<run id>    runid object: this run refers to that task's logs
     logs/<task id>/data/<attempt>/  started           written by the agent before the first step, once
-                                    segments/<step>/<offset, 16 digits>   while it runs
+                                    segments/<step>/<offset, 16 digits>   while it runs; those of its parts stay
                                     segments/setup/<milliseconds>-<n>     lines of the worker
                                     manifest.json     written by the agent when all is in the store
-                                    steps/<step>.log, setup.log           after sealing; a short one: in the seal
+                                    steps/<step>.log       after sealing, where the log does not stay in its parts
+                                    setup.log              after sealing; a short one: in the seal
                                     seal.json         the verdict on the log; nothing changes after it
     archives/<task id>/runs/<run id>
     archives/<task id>/data/<step>.tar.zst|.tar.gz and <step>.json (size, sha256, files)
@@ -55,6 +57,10 @@ def request(run_id: str) -> str:
 
 def result(run_id: str) -> str:
     return f"{run(run_id)}result.json"
+
+
+def imported(run_id: str) -> str:
+    return f"{run(run_id)}imported.json"
 
 
 def keep(run_id: str) -> str:

@@ -17,7 +17,7 @@ beside the finished ones, under names that begin with `.tmp-`. Those are no obje
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from runyard.errors import (
     StoreUnavailable,
 )
 from runyard.store.base import ObjectInfo
+from runyard.store.deleting import delete_files
 from runyard.store.listing import FOLDER_FLAGS, NO_FOLDER, Names, walk
 from runyard.store.unfinished import STALE_S, Temporary, is_stale, link
 
@@ -102,7 +103,7 @@ class Tree:
                         return _info(key, found)
                 finally:
                     os.close(fd)
-            if not temporary.path.exists():
+            if not os.path.exists(temporary.path):
                 raise self._gone()
         raise StoreUnavailable(f"the folder of `{key}` is removed again and again by somebody else")
 
@@ -110,14 +111,45 @@ class Tree:
         """A small object in one go."""
         if if_absent:
             self.refuse(key)
-        if not data and (found := self._touch(key)) is not None:
-            return _info(key, found)
+        if not data:
+            (made,) = self.touch([key])
+            if isinstance(made, Exception):
+                raise made
+            if made is not None:
+                return made
         temporary = self.begin()
         try:
             temporary.write(data)
             return self.publish(temporary, key, if_absent=if_absent)
         finally:
             temporary.discard()
+
+    def touch(self, keys: Sequence[str]) -> list[ObjectInfo | Exception | None]:
+        """New empty objects. For each what was made, None where something may be there already, or the error.
+
+        All are made before the first folder is synced: that brings most file systems to write down all of them.
+        """
+        made: list[ObjectInfo | Exception | None] = []
+        folders: list[int] = []
+        for key in keys:
+            folder = -1
+            try:
+                created = self._create(key)
+                made.append(None if created is None else _info(key, created[0]))
+                folder = -1 if created is None else created[1]
+            except Exception as error:
+                made.append(error)
+            folders.append(folder)
+        for at, folder in enumerate(folders):
+            if folder >= 0:
+                try:
+                    if self._durable:
+                        os.fsync(folder)
+                except OSError as error:
+                    made[at] = error
+                finally:
+                    os.close(folder)
+        return made
 
     def open(self, key: str) -> tuple[int, int]:
         """A descriptor to read from, which the caller closes, and the size in bytes. Raises NotFound."""
@@ -143,24 +175,13 @@ class Tree:
             self.stat(key)
             raise _taken(key)
 
-    def delete(self, key: str) -> None:
-        """Remove an object, and every folder that this leaves empty."""
-        *folders, name = self._names.parts(key)
-        way: list[int] = []  # all folders down to it, open: to walk to each of them anew costs more than the rest
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects, and every folder that this leaves empty."""
+        root = self._root()
         try:
-            way.append(self._root())
-            for folder in folders:
-                way.append(os.open(folder, FOLDER_FLAGS, dir_fd=way[-1]))
-            if stat.S_ISDIR(os.stat(name, dir_fd=way[-1], follow_symlinks=False).st_mode):
-                return
-            os.unlink(name, dir_fd=way[-1])
-            self._prune(folders, way)
-        except OSError as error:
-            if error.errno != errno.ENOENT and error.errno not in NO_FOLDER:
-                raise
+            delete_files(root, [self._names.parts(key) for key in keys], self._names)
         finally:
-            for fd in way:
-                os.close(fd)
+            os.close(root)
 
     def walk(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
         """The objects with this prefix after that key, in the order of their keys' bytes."""
@@ -234,8 +255,8 @@ class Tree:
 
     # writing
 
-    def _touch(self, key: str) -> os.stat_result | None:
-        """Make an empty object where there is none: it is whole at once, at a third of the cost."""
+    def _create(self, key: str) -> tuple[os.stat_result, int] | None:
+        """Make an empty object where there is none: it is whole at once. Its facts, and its folder, open."""
         *folders, name = self._names.parts(key)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with suppress(FileExistsError, FileNotFoundError):
@@ -244,11 +265,10 @@ class Tree:
                 file = os.open(name, flags, 0o666, dir_fd=fd)
                 found = os.fstat(file)
                 os.close(file)
-                if self._durable:
-                    os.fsync(fd)
-                return found
-            finally:
+            except BaseException:
                 os.close(fd)
+                raise
+            return found, fd
         return None
 
     def _place(self, temporary: Temporary, fd: int, name: bytes, key: str, *, if_absent: bool) -> bool:
@@ -267,36 +287,6 @@ class Tree:
         if self._durable:
             os.fsync(fd)
         return True
-
-    def _prune(self, folders: list[bytes], way: list[int]) -> None:
-        """From below upwards, until one is not empty. ``way``: the root and the folders, open."""
-        for at in reversed(range(len(folders))):
-            removed = self._remove(folders[at], way[at])
-            if not removed and not (self._drop_unfinished(way[at + 1]) and self._remove(folders[at], way[at])):
-                return
-
-    def _remove(self, name: bytes, fd: int) -> bool:
-        """Whether the folder is gone."""
-        try:
-            os.rmdir(name, dir_fd=fd)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
-
-    def _drop_unfinished(self, fd: int) -> bool:
-        """Remove what a killed program left in a folder; whether that was all of it."""
-        left = []
-        with suppress(OSError), os.scandir(fd) as entries:
-            for entry in entries:
-                if not self._names.is_unfinished(os.fsencode(entry.name)) or not is_stale(entry):
-                    return False
-                left.append(entry.name)
-            for name in left:
-                os.unlink(name, dir_fd=fd)
-            return bool(left)
-        return False
 
     # errors
 

@@ -18,7 +18,7 @@ class Temporary:
     """A file being written. It becomes an object by `Tree.publish`, or is discarded."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.path = f"{folder}/{os.getpid()}-{secrets.token_hex(8)}"  # a Path costs as much as the system's call
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def write(self, data: bytes | bytearray) -> None:
@@ -44,13 +44,14 @@ def is_stale(entry: os.DirEntry[str], older_than_s: float = STALE_S) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_mtime < time.time() - older_than_s
 
 
-def link(source: Path, name: bytes, fd: int) -> None:
+def link(source: str, name: bytes, fd: int) -> None:
     try:
         os.link(source, name, dst_dir_fd=fd)
     except OSError as error:
         if error.errno in _NO_LINKS:
             raise StoreError(
-                f"the file system of {source.parent} has no hard links, which writing only if absent needs",
+                f"the file system of {os.path.dirname(source)} has no hard links, "
+                "which writing only if absent needs",
                 remedy="Put the store's folder on a file system with hard links.",
             ) from error
         raise

@@ -50,6 +50,29 @@ def test_task_from_begin_to_seal(stage: Stage, minio: MinioServer, prefix: str) 
     assert stage.words("agent.log") == ""
 
 
+@pytest.mark.promise(4)
+def test_log_stays_in_few_parts_however_it_came(stage: Stage, minio: MinioServer, prefix: str) -> None:
+    """A slow step, a fast one, one that is both, and one that says nothing; the worker reads none of them."""
+    slow = "for i in 1 2 3 4; do echo $i; sleep 0.7; done"
+    steps = [
+        RunStep(command=slow),
+        lines_of(stage, 200_000),
+        RunStep(command=f"{slow}; head -c 9000000 /dev/zero; {slow}"),
+        RunStep(command=":"),
+    ]
+    assert stage.play(*steps, logs=minio.target(prefix)) == 0
+    manifest = manifest_of(minio, prefix)
+    for step in manifest.steps:
+        ends = [*step.parts[1:], step.bytes]
+        sizes = [end - begin for begin, end in zip(step.parts, ends, strict=False)]
+        there = [minio.get(f"{prefix}segments/{step.n}/{offset:016d}") for offset in step.parts]
+        assert [len(each) for each in there] == sizes
+        assert hashlib.sha256(b"".join(there)).hexdigest() == step.sha256
+    assert [len(step.parts) for step in manifest.steps[::3]] == [1, 0]
+    assert all(2 <= len(step.parts) <= 6 for step in manifest.steps[1:3])
+    assert manifest.steps[2].last_line == "4"
+
+
 @pytest.mark.promise(2)
 def test_two_pods_of_one_attempt_run_its_steps_once(stage: Stage, minio: MinioServer, prefix: str) -> None:
     stages = [Stage(stage.folder / str(i), stage.shell, stage.python) for i in range(4)]

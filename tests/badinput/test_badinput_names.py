@@ -10,9 +10,10 @@ from temporalio.exceptions import ApplicationError
 from yard import Yard
 
 from runyard.client import Runyard
-from runyard.records.runs import list_runs, read_result
+from runyard.records.runs import read_result
 from runyard.settings import Settings
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult
+from runyard.store import paths
 
 NAMES = [
     "with blanks  in it",
@@ -71,7 +72,8 @@ async def test_any_id_of_a_run(local_yard: Yard, tmp_path: Path, run_id: str) ->
     assert played["t"].status == "success"
     assert await played.log("t") == run_id.encode()
     assert (await read_result(local_yard.store, run_id)).name == "ümläut / 🚀"
-    assert await list_runs(local_yard.store) == [run_id]
+    runs = {info.key.split("/")[1] async for info in local_yard.store.list(paths.RUNS)}
+    assert [paths.unescape(each) for each in runs] == [run_id]
     assert {path.name for path in (tmp_path / "store" / "data").iterdir()} == {"ended", "runs", "logs"}
 
 

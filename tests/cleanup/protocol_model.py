@@ -90,6 +90,11 @@ class ModelStore:
     async def delete(self, key: str) -> None:
         await Call("delete", key)
 
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """One after the other, in an order of its own: a crash may come between any two."""
+        for key in sorted(keys, reverse=self._listing == "lazy"):
+            await Call("delete", key)
+
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         if self._listing == "snapshot":
             keys: tuple[str, ...] = await Call("list", prefix, start_after)

@@ -75,9 +75,9 @@ def test_why_a_name_is_used_once() -> None:
 
 # one thing wrong at a time
 
-SECOND_LOOK = """    if await is_referred(store, item):
-        return None
-    deleted"""
+SECOND_LOOK = """        if found.runids:
+            continue
+"""
 
 MUTATIONS: dict[str, tuple[Source, str, str]] = {
     "the runid object is written after the first read": (
@@ -85,26 +85,31 @@ MUTATIONS: dict[str, tuple[Source, str, str]] = {
         "await refer(store, item, run_id) and await has_any(store, paths.data(item))",
         "await has_any(store, paths.data(item)) and await refer(store, item, run_id)",
     ),
-    "no second look after the tombstone": (sharing.sweep, SECOND_LOOK, "    deleted"),
+    "no second look after the tombstone": (sharing._delete_data, SECOND_LOOK, ""),
+    "the second look comes before the tombstone": (
+        sharing.sweep,
+        "    await for_each(free,",
+        "    gone = await _delete_data(store, _look(store, free), pace=pace)\n    await for_each(free,",
+    ),
     "the tombstone goes before the data": (
         sharing.sweep,
-        "    deleted = await delete_data",
-        "    await store.delete(paths.tombstone(item))\n    deleted = await delete_data",
+        "    gone = await _delete_data",
+        "    await delete_all(store, [paths.tombstone(item) for item in free])\n    gone = await _delete_data",
     ),
     "age instead of runid objects": (
-        sharing.is_referred,
-        "return await has_any(store, paths.runids(item))",
-        "return any([info.modified_at.year > 2100 async for info in store.list(paths.data(item))])",
+        sharing._look,
+        "        if found.item in wanted:",
+        "        found.runids = [i for i in found.runids if i.size > 9]\n        if found.item in wanted:",
     ),
     "deletes that are not idempotent": (
-        sharing._delete,
-        "await store.delete(info.key)",
-        "await store.stat(info.key); await store.delete(info.key)",
+        sharing.delete_all,
+        "await store.delete_many(bulk)",
+        "[await store.stat(key) for key in bulk]; await store.delete_many(bulk)",
     ),
     "who spares an item takes the tombstone away": (
-        sharing.sweep,
+        sharing._delete_data,
         SECOND_LOOK,
-        SECOND_LOOK.replace("return None", "return await store.delete(paths.tombstone(item))"),
+        SECOND_LOOK.replace("continue", "await store.delete(paths.tombstone(found.item)); continue"),
     ),
     "a tombstone is not looked for": (
         sharing.refer,
@@ -112,8 +117,12 @@ MUTATIONS: dict[str, tuple[Source, str, str]] = {
         "return True",
     ),
     "no runid object at all": (sharing.refer, 'await store.put(paths.runid(item, run_id), b"")', "pass"),
-    "runid objects stay": (sharing._delete, "await store.delete(info.key)", "pass"),
-    "the tombstone stays": (sharing.sweep, "    await store.delete(paths.tombstone(item))\n", ""),
+    "runid objects stay": (sharing.release, "[info.key for info in runids]", "[]"),
+    "the tombstone stays": (
+        sharing.sweep,
+        "    await delete_all(store, [paths.tombstone(item) for item in gone])\n",
+        "",
+    ),
 }
 
 

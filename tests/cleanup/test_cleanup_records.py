@@ -1,5 +1,6 @@
 """What a cleanup does to a store: what goes, what stays and why, and that it goes on wherever it was cut."""
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from old_runs import NOW, clean, keys, knowing, put_run
 from pydantic import ValidationError
 
 from runyard.errors import Conflict, StoreUnavailable
-from runyard.records import expiry
+from runyard.records import expiry, sharing
 from runyard.records.cachesweep import expire_caches
 from runyard.records.expiry import How
 from runyard.records.fates import OPEN, PINNED, UNKNOWN, UNREADABLE, YOUNG, RunStatus
@@ -301,8 +302,27 @@ async def test_who_refers_to_what_is_given_up_does_without(folder_store: ObjectS
     assert not await claim_kept(store, "second", "logs/t2")
     with pytest.raises(Conflict, match="removed by a cleanup"):
         await write_runids(store, "first", logs=["t2"])
-    assert await sweep(store, "logs/t2") is None, "a run refers to it still"
+    assert await sweep(store, ["logs/t2"]) == {}, "a run refers to it still"
     assert len(await keys(store, "logs/t2/data")) == 2
+
+
+async def test_of_neighbours_only_those_go_that_no_run_refers_to(
+    folder_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies between them, and however much an item holds."""
+    monkeypatch.setattr(sharing, "BATCH", 10)
+    monkeypatch.setattr(sharing, "BULK", 3)
+    free = [f"t{n}" for n in range(1, 9, 2)]
+    await put_run(folder_store, "over", tasks=[f"t{n}" for n in range(9)], days_ago=400)
+    await put_run(folder_store, "young", tasks=[], kept=[f"t{n}" for n in range(0, 9, 2)])
+    await asyncio.gather(*(folder_store.put(f"logs/t3/data/1/steps/{n}.log", b"x") for n in range(1, 25)))
+    await asyncio.gather(*(folder_store.put(f"logs/t4/data/1/steps/{n}.log", b"x") for n in range(30)))
+    stays = [key for key in await keys(folder_store, "logs/") if key.split("/")[1] not in free]
+    report = await clean(folder_store)
+    stays.remove("logs/t0/runs/over")
+    assert await keys(folder_store, "logs/") == [key for key in stays if not key.endswith("/runs/over")]
+    assert report.deleted["logs"] == Tally(items=4, objects=9 + 4 * 2 + 24, bytes=4 * 7 + 24)
+    assert report.kept[YOUNG] == 2 * 5 + 1
 
 
 async def test_pages_and_their_cursors(folder_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

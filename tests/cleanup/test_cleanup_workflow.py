@@ -17,6 +17,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer
 from yard import SANDBOX, Yard, working
 
+from activities import reap
+from activities.reap import PodWatch
 from activities.signatures import CleanupPlan, CleanupRules
 from runyard.client import Runyard
 from runyard.client.cleanup import (
@@ -257,6 +259,50 @@ async def test_pods_of_runs_that_are_not_open_go_after_the_grace_period(
         assert report.examples["pods"] == [f"{ended.id} t0 #1"]
         assert [pod.run_id async for pod in executor.list()] == [goes_on.id]
         await end(goes_on)
+
+
+@pytest.mark.promise(5)
+async def test_who_serves_an_executor_deletes_pods_of_runs_that_were_terminated(
+    client: Client, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cleanup is needed for that; what nobody knows it leaves alone."""
+    monkeypatch.setattr(reap, "LOOK_S", 0.2)
+    monkeypatch.setattr(reap, "GRACE_S", 0.5)
+    executor = MemoryExecutor()
+    async with working(client, store, [executor]) as yard:
+        ended, unknown, goes_on = [await yard.start(run_file("sleep 600")) for _ in range(3)]
+        while len([pod async for pod in executor.list()]) < 3:
+            await asyncio.sleep(0.01)
+        for pod in executor._pods.values():
+            if pod.launch.run_id == unknown.id:
+                pod.launch = pod.launch.model_copy(update={"run_id": "it's another's"})
+        await ended.terminate("somebody in the UI")
+        while len(left := [pod.run_id async for pod in executor.list()]) == 3:
+            await asyncio.sleep(0.05)
+        assert sorted(left) == sorted(["it's another's", goes_on.id])
+        await PodWatch(executor, client).look()
+        assert len([pod async for pod in executor.list()]) == 2
+        await unknown.terminate()
+        await end(goes_on)
+
+
+@pytest.mark.promise(5)
+async def test_processes_of_a_terminated_run_are_gone(
+    client: Client, local_yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a real local executor."""
+    pids = tmp_path / "pid"
+    handle = await local_yard.start(run_file(f"echo $$ > {pids}; sleep 600"))
+    while not pids.exists() or not pids.read_text():
+        await asyncio.sleep(0.02)
+    await handle.terminate()
+    monkeypatch.setattr(reap, "GRACE_S", 0.0)
+    async with asyncio.timeout(60):
+        while (gone := await PodWatch(local_yard.executor, client).look()) == []:
+            await asyncio.sleep(0.1)
+    assert [pod.run_id for pod in gone] == [handle.id]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pids.read_text()), 0)
 
 
 async def test_pods_of_runs_that_nobody_knows_have_to_be_old(

@@ -56,6 +56,16 @@ def test_cleanups_pins_and_removals(served: Shell) -> None:
     assert run("run", "keep", first, "--undo").stdout == f"{first}: no longer pinned\n"
     assert json.loads(run("cleanup", "-o", "json").stdout)["examples"]["runs"] == [first]
     assert "cleanup" in run("doctor").stdout
+    ended = served.state / "store" / "data" / "ended"
+    assert (ended / "whole").exists()
+    stray = ended / "98235" / "00000000-never"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_text("{}")
+    run("cleanup")
+    assert stray.exists()
+    run("cleanup", "--reindex")
+    assert not stray.exists()
+    assert "changes nothing" in run("cleanup", "--reindex", "--dry-run", code=2).stderr
     run("run", "cancel", goes_on, "--wait")
 
 

@@ -144,6 +144,20 @@ def test_killed_exec_takes_its_server_with_it(shell: Shell) -> None:
     until(lambda: not _servers(shell), "the server to be gone")
 
 
+@pytest.mark.promise(5)
+@pytest.mark.parametrize("file", [SLEEPY, STUBBORN], ids=["sleepy", "stubborn"])
+def test_killed_exec_takes_its_tasks_with_it(shell: Shell, file: str) -> None:
+    """Nobody would adopt them: the server that knew of the run is gone too. What they had said is kept."""
+    shell.write("sleepy.yml", file)
+    process = shell.start("exec", "sleepy.yml")
+    head = wait_for_line(process, "nap started")
+    until(lambda: "asleep" in _log(shell, head), "the task to run")
+    process.kill()
+    process.wait(PATIENCE_S)
+    until(lambda: not shell.processes(str(shell.state)), "server, supervisor, task and agent to end")
+    assert "asleep" in _log(shell, head)
+
+
 def test_a_terminal_gets_a_tree_that_is_redrawn(shell: Shell) -> None:
     shell.write("mixed.yml", MIXED)
     code, output = _on_terminal(shell, "exec", "mixed.yml", TERM="xterm")

@@ -37,10 +37,11 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 CODES = {
     "error": 70, "invalid_run_file": 3, "invalid_request": 2,
-        "git_failed": 2, "not_found": 4, "conflict": 2, "forbidden": 2,
+    "git_failed": 2, "not_found": 4, "conflict": 2, "forbidden": 2,
+    "invalid_export": 2, "newer_export": 2, "damaged_export": 2,
     "store_error": 5, "store_unavailable": 5, "store_full": 5, "store_denied": 5, "corrupt": 5,
     "executor_error": 5, "config_error": 5, "start_error": 5, "quota_exceeded": 5, "unschedulable": 5,
-    "image_pull": 5, "quota": 5, "cluster_unavailable": 5,
+    "image_pull": 5, "quota": 5, "not_admitted": 5, "cluster_unavailable": 5,
     "output_missing": 4, "fenced": 5, "server_unavailable": 5, "remote_error": 70,
 }  # fmt: skip
 
@@ -92,6 +93,9 @@ def test_documented_exit_codes() -> None:
         (["group", "show", "main"], 5, "127.0.0.1:1"),
         (["group", "list"], 5, "127.0.0.1:1"),
         (["cache", "list"], 0, "no caches"),
+        (["cache", "stat", "g"], 4, "no cache group"),
+        (["cache", "stat", "g", "k"], 4, "no entry"),
+        (["cache", "stat", "g", "../k"], 4, "no entry"),
         (["cache", "rm", "g"], 2, "--all"),
         (["cache", "rm", "g", "k"], 4, "k"),
         (["cache", "rm", "g", "--all"], 4, "no cache group"),

@@ -11,6 +11,7 @@ from kubernetes.aio.client import ApiClient, AppsV1Api, AuthorizationV1Api, Core
 from lab import Lab
 from release import CHART, KUBERNETES, Refused, Values, create, helm, of_kind, render, run
 
+from runyard.executors.kubernetes.examine import NICE, RIGHTS
 from runyard.settings import Settings
 
 __all__ = ["helm"]  # a fixture
@@ -27,7 +28,9 @@ FULL = {
         "s3": {"bucket": "runs", "endpoint": "https://s3.example", "existingSecret": "s3", "caConfigMap": "ca"}
     },
     "settings": {"keep_logs_days": 90},
-    "metrics": {"enabled": True, "serviceMonitor": {"enabled": True}},
+    "metrics": {"serviceMonitor": {"enabled": True}},
+    "log": {"format": "text", "level": "debug"},
+    "tracing": {"endpoint": "http://collector:4318", "existingSecret": "otel"},
     "networkPolicy": {"egress": [{"ports": [{"port": 443}]}]},
     "extraEnv": [{"name": "A", "value": "b"}],
     "queues": [
@@ -60,6 +63,9 @@ def test_helm_finds_nothing_to_complain_about(helm: Path, values: Values) -> Non
         ({"queues": [{"name": "kubernetes"}, {"name": "kubernetes"}]}, "two queues have the name kubernetes"),
         ({"settings": {"s3_secret_key": "hunter2"}}, "propertyName 's3_secret_key'"),
         ({"settings": {"LOG_BYTES": 1}}, "propertyName 'LOG_BYTES'"),
+        ({"settings": {"log_format": "json"}}, "propertyName 'log_format'"),
+        ({"log": {"format": "xml"}}, "/log/format"),
+        ({"tracing": {"endpoint": "collector:4318"}}, "/tracing/endpoint"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -92,7 +98,32 @@ def test_what_a_worker_reads_are_settings_that_there_are(helm: Path) -> None:
     template = yaml.safe_load(maps["ry-runyard-kubernetes-gpu-pods"]["data"]["template.yaml"])
     assert template == {"spec": {"nodeSelector": {"gpu": "yes"}}}
     known = {f"RUNYARD_{name}".upper() for name in Settings.model_fields}
-    assert {"RUNYARD_STORE", "RUNYARD_LOCAL_PASS_ENVIRONMENT"} <= known & set(own)
+    assert {name for name in own if name.startswith("RUNYARD_")} <= known
+    assert own["RUNYARD_EXECUTOR"] == "kubernetes-gpu", "what doctor examines there"
+    cleaned = json.loads(maps["ry-runyard-runs"]["data"]["RUNYARD_CLEANUP_EXECUTORS"])
+    assert cleaned == ["kubernetes", "kubernetes-gpu"], "a cleanup looks after every queue's pods"
+
+
+def test_workers_are_seen_into_as_the_values_say(helm: Path) -> None:
+    usual, full = render(helm, REQUIRED), render(helm, FULL)
+    data = {name: each["data"] for name, each in of_kind(usual, "ConfigMap").items()}
+    assert {each["RUNYARD_LOG_FORMAT"] for each in data.values()} == {"json"}
+    assert {each["RUNYARD_METRICS_ADDRESS"] for each in data.values()} == {"0.0.0.0:9464"}
+    assert not [name for each in data.values() for name in each if name.startswith("OTEL_")]
+    for worker in of_kind(usual, "Deployment").values():
+        (container,) = spec(worker)["containers"]
+        assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness")} == {"/healthz"}
+        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    told = of_kind(full, "ConfigMap")["ry-runyard-runs"]["data"]
+    assert (told["RUNYARD_LOG_FORMAT"], told["RUNYARD_LOG_LEVEL"]) == ("text", "debug")
+    assert told["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+    for worker in of_kind(full, "Deployment").values():
+        (container,) = spec(worker)["containers"]
+        (headers,) = [each for each in container["env"] if each["name"] == "OTEL_EXPORTER_OTLP_HEADERS"]
+        assert headers["valueFrom"] == {"secretKeyRef": {"name": "otel", "key": "headers"}}
+    off = render(helm, {**REQUIRED, "metrics": {"enabled": False}})
+    assert "ry-runyard-metrics" not in of_kind(off, "Service")
+    assert all("livenessProbe" not in spec(each)["containers"][0] for each in of_kind(off, "Deployment").values())
 
 
 def test_a_change_of_the_settings_replaces_the_workers(helm: Path) -> None:
@@ -128,16 +159,13 @@ async def test_the_api_server_takes_it_and_gives_the_workers_what_they_need_and_
         values["queues"][0]["namespace"] = tasks
         await create(api, render(helm, values, namespace=own))
         account = f"system:serviceaccount:{own}:ry-runyard-kubernetes"
-        needed = [
-            *(("pods", verb) for verb in ("get", "list", "watch", "create", "patch", "delete")),
-            *(("secrets", verb) for verb in ("get", "list", "create", "delete")),
-            ("pods/log", "get"), ("events", "list"), ("resourcequotas", "watch"),
-        ]  # fmt: skip
-        for resource, verb in needed:
+        for resource, verb in [(kind, verb) for kind, verbs in {**RIGHTS, **NICE}.items() for verb in verbs]:
             assert await may(api, account, tasks, verb, resource), (verb, resource)
         for resource, verb in (
             ("pods/exec", "create"),
             ("pods/exec", "get"),
+            ("pods/log", "get"),
+            ("secrets", "list"),
             ("secrets", "update"),
             ("nodes", "list"),
         ):

@@ -1,6 +1,8 @@
 """A run by workers that are pods of our image, as the chart makes them, with Temporal beside them."""
 
 import asyncio
+import json
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +11,7 @@ import pytest
 import pytest_asyncio
 from kubernetes.aio.client import ApiClient, ApiException, AppsV1Api, CoreV1Api
 from lab import Lab
+from minio_server import free_port
 from release import Values, create, helm, render
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
@@ -75,8 +78,43 @@ async def test_workers_in_pods_run_a_run_and_leave_its_log_and_nothing_else(
         assert "serving kubernetes at" in said["kubernetes"]
         store = lab.minio()
         logs = [entry.object_name for entry in store.list_objects(bucket, recursive=True)]
-        texts = [store.get_object(bucket, name).data for name in logs if "/steps/" in name]
+        texts = [store.get_object(bucket, name).data for name in logs if "/segments/0/" in name]
         assert b"hello from greet\n" in texts
+
+
+async def test_a_workers_probes_find_it_ready(helm: Path, lab: Lab, alone: Client) -> None:
+    """And what it says of itself is JSON, line by line."""
+    async with lab.namespace() as own, lab.bucket() as bucket, lab.api() as api:
+        core = CoreV1Api(api)
+        credentials = f"[default]\naws_access_key_id={lab.access_key}\naws_secret_access_key={lab.secret_key}\n"
+        secret = {"metadata": {"name": "s3"}, "stringData": {"credentials": credentials}}
+        await core.create_namespaced_secret(own, secret)
+        values = _values(lab, api, alone, bucket, own)
+        port = free_port()
+        values |= {"metrics": {"enabled": True, "port": port}, "log": {"format": "json"}}
+        values["queues"][0]["replicas"] = 0
+        await create(api, render(helm, values, namespace=own))
+        try:
+            async with asyncio.timeout(120):
+                while not await _is_ready(core, own):
+                    await asyncio.sleep(0.5)
+            page = await asyncio.to_thread(_get, f"http://127.0.0.1:{port}/metrics")
+            assert "temporal_" in page
+        finally:
+            said = await _said(core, own)
+            await AppsV1Api(api).delete_namespaced_deployment("ry-runyard-runs", own)
+        lines = [json.loads(line) for line in said["runs"].splitlines()]
+        assert lines[0]["message"].startswith("serving runs at")
+
+
+async def _is_ready(core: CoreV1Api, namespace: str) -> bool:
+    pods = (await core.list_namespaced_pod(namespace)).items
+    return any(each.ready for pod in pods for each in pod.status.container_statuses or [])
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return str(answer.read().decode())
 
 
 def _values(lab: Lab, api: ApiClient, temporal: Client, bucket: str, tasks: str) -> Values:
@@ -88,6 +126,8 @@ def _values(lab: Lab, api: ApiClient, temporal: Client, bucket: str, tasks: str)
         "store": {"s3": {"bucket": bucket, "endpoint": lab.s3_endpoint, "existingSecret": "s3"}},
         # the lab's servers are on the loopback, and it has no proxy for the API server's address in the cluster
         "hostNetwork": True,
+        "metrics": {"enabled": False},  # and so two workers of this node would want one port
+        "log": {"format": "text"},
         "extraEnv": [
             {"name": "KUBERNETES_SERVICE_HOST", "value": server.hostname},
             {"name": "KUBERNETES_SERVICE_PORT", "value": str(server.port)},

@@ -52,10 +52,17 @@ class Cluster:
         async with client.ApiClient(configuration) as connected:
             yield client.CoreV1Api(connected)
 
-    def executor(self, folder: Path, *, template: Manifest | None = None, **more: Any) -> KubernetesExecutor:
+    def executor(
+        self,
+        folder: Path,
+        *,
+        template: Manifest | None = None,
+        kind: type[KubernetesExecutor] = KubernetesExecutor,
+        **more: Any,
+    ) -> KubernetesExecutor:
         """An executor whose pods see ``folder`` at the same path."""
         rules = {key: more.pop(key) for key in list(more) if key in Rules.__dataclass_fields__}
-        return KubernetesExecutor(
+        return kind(
             rules=Rules(
                 **{
                     "agent_image": self.agent_image or self.image,
@@ -134,9 +141,15 @@ def fresh_namespace(cluster: Cluster, labels: dict[str, str] | None = None) -> I
 @contextlib.asynccontextmanager
 async def two_pods_only(cluster: Cluster) -> AsyncIterator[Cluster]:
     """A namespace with a quota of two pods, and of 1 GiB of memory."""
+    async with limited_namespace(cluster, {"pods": "2", "limits.memory": "1Gi"}) as small:
+        yield small
+
+
+@contextlib.asynccontextmanager
+async def limited_namespace(cluster: Cluster, hard: dict[str, str]) -> AsyncIterator[Cluster]:
+    """A namespace with the quota `team`, which the cluster counts already."""
     with fresh_namespace(cluster) as small:
         async with small.core() as core:
-            hard = {"pods": "2", "limits.memory": "1Gi"}
             await core.create_namespaced_resource_quota(
                 small.namespace, {"metadata": {"name": "team"}, "spec": {"hard": hard}}
             )

@@ -4,7 +4,7 @@ import pytest
 
 from runyard.errors import BeyondQuota, ConfigError, ExecutorError, Forbidden, NotAdmitted, StartError
 from runyard.executors.kubernetes.api import Refused
-from runyard.executors.kubernetes.quota import as_error, waits_for
+from runyard.executors.kubernetes.quota import as_error, shortage
 
 
 def refused(message: str, status: int = 403, word: str = "Forbidden") -> Refused:
@@ -32,7 +32,9 @@ FULL = 'pods "x" is forbidden: exceeded quota: '
     ],
 )
 def test_room_that_may_come(said: str, waits: str) -> None:
-    assert waits_for(refused(FULL + said)) == waits
+    found = shortage(refused(FULL + said))
+    assert found
+    assert str(found) == waits
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_room_that_may_come(said: str, waits: str) -> None:
     ],
 )
 def test_room_that_never_comes(said: str) -> None:
-    assert waits_for(refused(FULL + said)) == ""
+    assert shortage(refused(FULL + said)) is None
     error = as_error(refused(FULL + said))
     assert isinstance(error, BeyondQuota)
     assert not error.retryable
@@ -91,7 +93,7 @@ def test_room_that_never_comes(said: str) -> None:
     ],
 )
 def test_other_refusals_are_told_apart(error: Refused, kind: type[Exception], words: str) -> None:
-    assert waits_for(error) == ""
+    assert shortage(error) is None
     found = as_error(error)
     assert type(found) is kind
     assert words in found.message

@@ -7,8 +7,8 @@ import pytest
 
 from runyard.client import Runyard
 from runyard.errors import InvalidRequest, ServerUnavailable
-from runyard.records.ended import complete_index
-from runyard.records.runs import write_result
+from runyard.records.ended import complete_index, list_ended, write_entry
+from runyard.records.runs import read_result, write_result
 from runyard.settings import Settings
 from runyard.spec.run import RunView
 from runyard.store import paths
@@ -75,6 +75,24 @@ async def test_the_index_is_made_anew_from_the_results(offline: Runyard, store: 
     assert await complete_index(store) == 1
     assert await complete_index(store) == 0
     assert [view.id for view in await offline.list()] == ["r00"]
+
+
+async def test_the_index_made_anew_has_nothing_that_no_result_has(offline: Runyard, store: ObjectStore) -> None:
+    """What a crash between the two left, or a person who removed records by hand."""
+    for n in range(3):
+        await put(store, n)
+    assert await complete_index(store) == 3
+    await store.delete(paths.result("r01"))
+    entry = (await read_result(store, "r02")).model_copy(update={"ended_at": NOW - timedelta(days=9)})
+    await write_entry(store, entry)
+    async for info in store.list(paths.ENDED):
+        if "r00" in info.key:
+            await store.delete(info.key)
+    assert sorted(view.id for view in await offline.list()) != ["r00", "r02"]
+    assert await complete_index(store, anew=True) == 2
+    ended = [each async for each in list_ended(store)]
+    assert sorted(each.run_id for each in ended) == ["r00", "r02"]
+    assert sorted(view.id for view in await offline.list()) == ["r00", "r02"]
 
 
 async def test_a_cursor_that_is_none(offline: Runyard) -> None:

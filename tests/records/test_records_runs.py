@@ -9,7 +9,6 @@ from cutting import CuttingStore, dump, every_cut
 
 from runyard.errors import Corrupt, InvalidRequest, NotFound, StoreFull
 from runyard.records.runs import (
-    list_runs,
     read_header,
     read_plan,
     read_result,
@@ -102,21 +101,6 @@ async def test_a_result_comes_back(store: ObjectStore) -> None:
     await write_result(store, view)
     await write_result(store, view)
     assert await read_result(store, "run-1") == view
-
-
-async def test_runs_newest_first(store: ObjectStore) -> None:
-    ids = ["b", "a", "with space", "a/b", "..", "c"]
-    for n, run_id in enumerate(ids):
-        await write_plan(store, plan_of(1, run_id))
-        begun = (await store.stat(paths.plan(run_id))).modified_at
-        while (
-            await store.put("clock", str(n).encode())
-        ).modified_at <= begun:  # the file system's clock has steps
-            pass
-    await write_result(store, RunView(id="a"))
-    await store.put("runs/stray/result.json", b"{}")
-    assert await list_runs(store) == ids[::-1]
-    assert await list_runs(store, limit=2) == ids[:-3:-1]
 
 
 async def test_runid_objects(store: ObjectStore) -> None:

@@ -15,6 +15,7 @@ from unittest.mock import patch
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from runyard.executors.memory import MemoryExecutor
+from runyard.spec.cleanup import CLEANUP, CLEANUP_ID, Retention, removal_id
 from runyard.spec.group import root_line
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, ApprovalRequest, RunResult, RunView, TaskRequest
 from runyard.store.posix import PosixStore
@@ -189,6 +190,28 @@ async def record_turns(client: Client) -> None:
     await save(client, root_line(GROUP), "line")
 
 
+async def record_cleanup(folder: Path) -> None:
+    """A full cleanup that continues as new, and one of a run, on a server that suggests it early."""
+    early = {"limit.historyCount.suggestContinueAsNew": 12}
+    retention = Retention(runs_s=0, runs_per_group=1)
+    async with contextlib.AsyncExitStack() as stack:
+        with patch.dict("runyard.temporal.DYNAMIC_CONFIG", early):
+            server = await stack.enter_async_context(embedded_server(folder / "server", ephemeral=True))
+        client = await connect(address=server.address)
+        await require_search_attributes(client)
+        store = PosixStore(folder / "store")
+        for worker in build_workers(client, store, [MemoryExecutor()], retention=retention):
+            await stack.enter_async_context(worker)
+        await (await start(client, "cleaned", {"tasks": [task("a", "true")]})).result()
+        await client.execute_workflow(CLEANUP, {}, id=CLEANUP_ID, task_queue=RUNS_QUEUE)
+        handle = await start(client, "removed", {"tasks": [task("a", "true")]})
+        await handle.result()
+        removal = removal_id(handle.id)
+        await client.execute_workflow(CLEANUP, {"runs": [handle.id]}, id=removal, task_queue=RUNS_QUEUE)
+        await save(client, CLEANUP_ID, "cleanup")
+        await save(client, removal, "cleanup_run")
+
+
 async def main() -> None:
     HERE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -205,6 +228,8 @@ async def main() -> None:
                     await record_shape(client, name)
             if not (HERE / "line-1.json").exists():
                 await record_turns(client)
+        if not (HERE / "cleanup-1.json").exists():
+            await record_cleanup(Path(folder) / "early")
 
 
 if __name__ == "__main__":

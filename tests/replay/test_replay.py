@@ -12,6 +12,7 @@ from temporalio.worker import Replayer
 from yard import SANDBOX
 
 from runyard.temporal import data_converter
+from workflows.cleanup import CleanupWorkflow
 from workflows.group import GroupWorkflow
 from workflows.run import RunWorkflow
 
@@ -38,11 +39,14 @@ def test_there_are_histories() -> None:
         "turn_cancelled",
         "line-1",
         "line-2",
+        "cleanup-1",
+        "cleanup-2",
+        "cleanup_run",
     }
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_a_recorded_history_replays(path: Path) -> None:
-    workflows = [RunWorkflow, GroupWorkflow]
+    workflows = [RunWorkflow, GroupWorkflow, CleanupWorkflow]
     replayer = Replayer(workflows=workflows, workflow_runner=SANDBOX, data_converter=data_converter())
     await replayer.replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))

@@ -11,6 +11,7 @@ from temporalio.client import Client
 from yard import working
 
 from runyard.client import Runyard
+from runyard.client.cleanup import remove_run
 from runyard.errors import InvalidRequest, NotFound
 from runyard.executors.open import open_executor
 from runyard.records.runs import read_plan
@@ -124,6 +125,27 @@ async def test_a_second_run_of_one_snapshot_refers_to_it_too(runs: Runyard, chec
     for each in [*packs, source.snapshot.id]:
         item = paths.snapshot_item(source.snapshot.repository, each)
         await runs.store.stat(paths.runid(item, second.id))
+
+
+async def test_a_removed_run_takes_its_share_with_it(runs: Runyard, store: PosixStore, checkout: Path) -> None:
+    """What another run refers to stays, a pack of both too."""
+    first = await runs.start(FILE, local=checkout)
+    assert (await first.result()).result == "success"
+    (checkout / "more").write_text("more\n")
+    second = await runs.start(FILE, local=checkout)
+    assert (await second.result()).result == "success"
+    source = (await read_plan(store, second.id)).run.source
+    both = {info.key async for info in store.list(paths.SNAPSHOTS)}
+    report = await remove_run(runs, first.id)
+    left = {info.key async for info in store.list(paths.SNAPSHOTS)}
+    assert left == {key for key in both if paths.runid(paths.item_of(key) or "", second.id) in both} - {
+        key for key in both if key.endswith(first.id)
+    }
+    assert report.deleted["snapshots"].items >= 1
+    assert source.snapshot is not None
+    await read_manifest(store, source.snapshot)
+    await remove_run(runs, second.id)
+    assert [info.key async for info in store.list(paths.SNAPSHOTS)] == []
 
 
 async def test_a_snapshot_that_is_gone_fails_the_run_with_a_sentence(runs: Runyard) -> None:

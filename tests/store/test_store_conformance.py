@@ -212,6 +212,56 @@ async def test_delete(store: ObjectStore) -> None:
     assert await keys(store) == ["a/b", "a/d"]
 
 
+async def test_delete_many(store: ObjectStore) -> None:
+    for key in ("a/b/c", "a/b/d", "a/e", "f", "stays/x"):
+        await store.put(key, b"x")
+    await store.delete_many([])
+    await store.delete_many(["f", "a/b/d", "a/missing", "a/e", "no/such/folder", "a/b/c", "f"])
+    assert await keys(store) == ["stays/x"]
+    await store.delete_many(["f", "a/b/d"])
+    await store.put("a", b"the name of a folder that is gone")
+    assert await keys(store) == ["a", "stays/x"]
+
+
+async def test_delete_many_takes_no_folder_for_an_object_nor_an_object_for_a_folder(store: ObjectStore) -> None:
+    for key in ("folder/x", "object"):
+        await store.put(key, b"x")
+    await store.delete_many(["folder", "object/x", "object/y/z"])
+    assert await keys(store) == ["folder/x", "object"]
+
+
+async def test_delete_many_of_2500(store: ObjectStore) -> None:
+    names = [f"many/{n % 7}/{n:04}" for n in range(2_500)]
+    await asyncio.gather(*(store.put(key, b"") for key in [*names, "many/3/stays"]))
+    await store.delete_many(names)
+    assert await keys(store) == ["many/3/stays"]
+
+
+async def test_delete_many_of_odd_keys(store: ObjectStore) -> None:
+    odd = [f"{n}/{key.strip('/')}" for n, key in enumerate(ODD)]
+    for key in odd:
+        await store.put(key, b"x")
+    await store.delete_many(odd)
+    assert await keys(store) == []
+
+
+@pytest.mark.parametrize("key", ["", "a/../b", "nul\0", "x" * 1025])
+async def test_delete_many_looks_at_all_keys_before_it_begins(store: ObjectStore, key: str) -> None:
+    await store.put("a/b", b"x")
+    with pytest.raises(InvalidRequest):
+        await store.delete_many(["a/b", key])
+    assert await keys(store) == ["a/b"]
+
+
+async def test_deletes_in_bulk_beside_puts_and_each_other(store: ObjectStore) -> None:
+    """A folder that gets empty is removed while others write into it, or remove it too."""
+    stay = [f"busy/{n % 3}/stays{n}" for n in range(30)]
+    go = [f"busy/{n % 3}/goes{n}" for n in range(60)]
+    await asyncio.gather(*(store.put(key, b"x") for key in go))
+    await asyncio.gather(*(store.delete_many(go) for _ in range(3)), *(store.put(key, b"x" * 100) for key in stay))
+    assert await keys(store) == sorted(stay)
+
+
 async def test_a_reader_keeps_the_version_it_began_with(store: ObjectStore) -> None:
     await store.put("k", b"a" * 3_000_000)
     chunks = store.get("k")

@@ -1,6 +1,7 @@
 """What only a folder can do to a store: other processes, links, rights, a full disk, a folder that goes away."""
 
 import asyncio
+import errno
 import os
 import shutil
 import stat
@@ -359,3 +360,27 @@ async def test_a_small_put_is_quick(store: PosixStore) -> None:
     for n in range(200):
         await store.put(f"logs/t/data/1/segments/0/{n:016d}", b"x" * 200)
     assert time.perf_counter() - begun < 10
+
+
+async def test_a_bulk_of_deletes_that_fails_half_way_can_be_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PosixStore(tmp_path, durable=False)
+    keys = ["a/1", "a/2", "b/3", "c/4"]
+    for key in keys:
+        await store.put(key, b"x")
+    with monkeypatch.context() as patched:
+        unlink = os.unlink
+
+        def refuse(path: bytes, *, dir_fd: int | None = None) -> None:
+            if path == b"3":
+                raise PermissionError(errno.EPERM, "it is immutable")
+            unlink(path, dir_fd=dir_fd)
+
+        patched.setattr(os, "unlink", refuse)
+        with pytest.raises(StoreDenied, match="deleting 4 objects"):
+            await store.delete_many(keys)
+    assert [info.key async for info in store.list("")] == ["b/3", "c/4"]
+    await store.delete_many(keys)
+    assert [info.key async for info in store.list("")] == []
+    assert os.listdir(tmp_path / "data") == []

@@ -1,6 +1,7 @@
 """Who we are to the store, by which way, and over which connection."""
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -257,3 +258,38 @@ async def test_a_certificate_of_ones_own(secured: MinioServer, tmp_path: Path) -
         await stranger.stat("k")
     assert "RUNYARD_S3_CA_FILE" in caught.value.remedy
     await stranger.close()
+
+
+async def test_a_bulk_of_deletes_one_of_which_is_denied(minio: MinioServer) -> None:
+    """The others are done, and the error is the one of a delete by itself."""
+    settings = minio.settings()
+    ours = open_s3(settings)
+    for key in ("a", "fixed/b", "c"):
+        await ours.put(key, b"x")
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]},
+            {"Effect": "Deny", "Action": ["s3:DeleteObject"], "Resource": ["arn:aws:s3:::*/fixed/*"]},
+        ],
+    }
+    found = AssumeRoleProvider(
+        sts_endpoint=minio.endpoint,
+        access_key=USER,
+        secret_key=minio.secret,
+        region="us-east-1",
+        policy=json.dumps(policy),
+    ).retrieve()
+    given = {
+        "s3_access_key": found.access_key,
+        "s3_secret_key": found.secret_key,
+        "s3_session_token": found.session_token,
+    }
+    theirs = open_s3(Settings.model_validate({**settings.model_dump(), **given}))
+    with pytest.raises(StoreDenied, match="deleting `fixed/b`"):
+        await theirs.delete_many(["a", "fixed/b", "c"])
+    assert [info.key async for info in ours.list("")] == ["fixed/b"]
+    await theirs.close()
+    await ours.delete_many(["a", "fixed/b", "c"])
+    assert [info.key async for info in ours.list("")] == []
+    await ours.close()

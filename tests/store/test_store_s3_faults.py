@@ -95,6 +95,15 @@ async def test_a_write_whose_answer_is_lost_has_happened_once(
     assert await far.discard_unfinished(older_than_s=0) == 0
 
 
+async def test_a_bulk_of_deletes_whose_answer_is_lost_is_sent_again(far: S3Store, proxy: Proxy) -> None:
+    for key in ("a", "b/c", "stays"):
+        await far.put(key, b"x")
+    proxy.lose_answer_to = re.compile(rb"^POST [^ ]*[?]delete")
+    await far.delete_many(["a", "b/c"])
+    assert proxy.lost == 1
+    assert [info.key async for info in far.list("")] == ["stays"]
+
+
 async def test_a_store_that_is_away_for_a_moment(far: S3Store, proxy: Proxy) -> None:
     await far.put("k", b"1")
     await proxy.stop()
@@ -111,7 +120,14 @@ async def test_a_store_that_is_away_for_a_moment(far: S3Store, proxy: Proxy) -> 
 @pytest.mark.usefixtures("impatient")
 async def test_a_store_that_is_away(far: S3Store, proxy: Proxy) -> None:
     await proxy.stop()
-    for call in (far.put("k", b"1"), read(far, "k"), far.stat("k"), far.delete("k"), anext(far.list(""))):
+    for call in (
+        far.put("k", b"1"),
+        read(far, "k"),
+        far.stat("k"),
+        far.delete("k"),
+        far.delete_many(["k"]),
+        anext(far.list("")),
+    ):
         with pytest.raises(StoreUnavailable, match="takes no connection"):
             await call
 

@@ -44,6 +44,12 @@ data:
   {{- if $values.metrics.enabled }}
   RUNYARD_METRICS_ADDRESS: "0.0.0.0:{{ $values.metrics.port }}"
   {{- end }}
+  RUNYARD_LOG_FORMAT: {{ $values.log.format }}
+  RUNYARD_LOG_LEVEL: {{ $values.log.level }}
+  {{- if $values.tracing.endpoint }}
+  OTEL_EXPORTER_OTLP_ENDPOINT: {{ $values.tracing.endpoint | quote }}
+  OTEL_SERVICE_NAME: {{ $values.tracing.serviceName | quote }}
+  {{- end }}
   {{- if .template }}
   RUNYARD_KUBERNETES_TEMPLATE: /etc/runyard/pods/template.yaml
   {{- end }}
@@ -96,7 +102,7 @@ spec:
         {{- end }}
       annotations:
         # a change of the settings replaces the workers, which read them at their start only
-        runyard.dev/settings: {{ list $values.temporal $values.store $values.settings .settings .template | toJson | sha256sum }}
+        runyard.dev/settings: {{ list $values.temporal $values.store $values.log $values.tracing $values.metrics.port $values.settings .settings .template | toJson | sha256sum }}
         {{- with $values.podAnnotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -146,11 +152,16 @@ spec:
           args: {{- toYaml .arguments | nindent 12 }}
           envFrom:
             - configMapRef: {name: {{ $name }}}
-          {{- if or .cluster $values.extraEnv }}
+          {{- $headers := and $values.tracing.endpoint $values.tracing.existingSecret }}
+          {{- if or .cluster $headers $values.extraEnv }}
           env:
             {{- if .cluster }}
             - {name: RUNYARD_KUBERNETES_AGENT_IMAGE, value: {{ include "runyard.image" $root }}}
             - {name: RUNYARD_KUBERNETES_NAMESPACE, value: {{ .namespace }}}
+            {{- end }}
+            {{- if $headers }}
+            - name: OTEL_EXPORTER_OTLP_HEADERS
+              valueFrom: {secretKeyRef: {name: {{ $values.tracing.existingSecret }}, key: headers}}
             {{- end }}
             {{- with $values.extraEnv }}
             {{- toYaml . | nindent 12 }}

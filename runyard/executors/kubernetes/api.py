@@ -82,8 +82,28 @@ class Api:
     async def get(self, kind: str, name: str) -> dict[str, Any]:
         return await self._ask("GET", f"{kind}/{quote(name, safe='')}")
 
-    async def create(self, kind: str, body: Mapping[str, object]) -> dict[str, Any]:
-        return await self._ask("POST", kind, body=body)
+    async def create(self, kind: str, body: Mapping[str, object], *, dry_run: bool = False) -> dict[str, Any]:
+        """``dry_run``: as if, with all that decides on it."""
+        return await self._ask("POST", kind, query={"dryRun": "All"} if dry_run else None, body=body)
+
+    async def may(self, verb: str, resource: str) -> bool:
+        """Whether this account may do that in this namespace."""
+        attributes = {"namespace": self.namespace, "verb": verb, "resource": resource}
+        answer = await self._review(
+            "authorization.k8s.io", "selfsubjectaccessreviews", resourceAttributes=attributes
+        )
+        return bool(fields.part(answer, "status").get("allowed"))
+
+    async def account(self) -> str:
+        """Whose credentials these are, as the cluster names them: `system:serviceaccount:NAMESPACE:NAME`."""
+        answer = await self._review("authentication.k8s.io", "selfsubjectreviews")
+        return fields.text(answer, "status", "userInfo", "username")
+
+    async def _review(self, group: str, kind: str, **spec: object) -> dict[str, Any]:
+        """A question about ourselves; everybody may ask it. Raises Refused, ClusterUnavailable."""
+        word = {"selfsubjectreviews": "SelfSubjectReview"}.get(kind, "SelfSubjectAccessReview")
+        body: dict[str, object] = {"apiVersion": f"{group}/v1", "kind": word, **({"spec": spec} if spec else {})}
+        return await self._ask("POST", f"/apis/{group}/v1/{kind}", body=body)
 
     async def patch(self, kind: str, name: str, body: Mapping[str, object]) -> dict[str, Any]:
         """A merge patch: with a resource version in it, it changes just what was read."""
@@ -138,7 +158,7 @@ class Api:
         until = asyncio.get_running_loop().time() + _PATIENCE_S
         pause_s = _PAUSE_S
         while True:
-            self.requests[f"{verb} {path.partition('/')[0]}"] += 1
+            self.requests[f"{verb} {path.lstrip('/').partition('/')[0]}"] += 1
             problem: Exception
             asked_s = 0.0
             try:
@@ -173,7 +193,7 @@ class Api:
     async def _send(
         self, verb: str, url: str, body: Mapping[str, object] | None, limit: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", "User-Agent": "runyard"}  # what an audit log calls us
         if verb == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], url, verb, body)
@@ -196,7 +216,8 @@ class Api:
             self.skew_s = ahead_s
 
     def _url(self, path: str, query: Mapping[str, str]) -> str:
-        return f"{self.server}{self._base}/{path}" + (f"?{urlencode(query)}" if query else "")
+        whole = path if path.startswith("/") else f"{self._base}/{path}"
+        return f"{self.server}{whole}" + (f"?{urlencode(query)}" if query else "")
 
     def _unavailable(self, error: Exception) -> ClusterUnavailable:
         return ClusterUnavailable(

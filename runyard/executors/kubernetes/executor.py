@@ -26,6 +26,7 @@ from runyard.executors.kubernetes import fields, names, pod, quota
 from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
 from runyard.executors.kubernetes.room import NoRoom, Room
+from runyard.executors.kubernetes.usage import Usage
 from runyard.executors.kubernetes.verdict import Patience, Verdict, cannot_begin, judge
 from runyard.executors.kubernetes.watch import Seen, Watch, main_ended
 from runyard.metrics import NO_METRICS, Metrics
@@ -56,6 +57,7 @@ class KubernetesExecutor:
         metrics: Metrics = NO_METRICS,
     ) -> None:
         self.name = name
+        self.spool_bytes = rules.spool_bytes
         self._metrics = metrics
         self._rules = rules
         self.namespace = namespace
@@ -83,8 +85,9 @@ class KubernetesExecutor:
         """Pods go on."""
         async with self._opening:
             if self._opened is not None:
-                api, watch, _ = self._opened
+                api, watch, room = self._opened
                 self._opened = None
+                await room.close()
                 await watch.close()
                 await api.close()
 
@@ -97,8 +100,9 @@ class KubernetesExecutor:
                     namespace=self.namespace,
                     metrics=self._metrics,
                 )
-                watch = Watch(api, freed=lambda: room.look_again())
-                room = Room(self._slots, watch.live)
+                usage = Usage(api, changed=lambda: room.look_again())
+                room = Room(self._slots, lambda: watch.live(), usage)
+                watch = Watch(api, freed=room.look_again, gone=usage.doubt)
                 watch.start()
                 self._opened = api, watch, room
             return self._opened
@@ -126,7 +130,9 @@ class KubernetesExecutor:
             if known is not None:
                 seen, made = known, False
             else:
-                seen, made = await room.take(make, report, priority=launch.priority, owner=launch.run_owner)
+                seen, made = await room.take(
+                    make, report, shape=pod.shape(manifest), priority=launch.priority, owner=launch.run_owner
+                )
             try:
                 await self._have_secret(api, pod.build_secret(launch, seen.uid, auths=auths), seen)
                 if made:
@@ -148,8 +154,8 @@ class KubernetesExecutor:
                     if (seen := await self._look(api, watch, name)) is not None:
                         return seen, False
                     continue
-                if waits := quota.waits_for(error):
-                    raise NoRoom(waits) from error
+                if short := quota.shortage(error):
+                    raise NoRoom(str(short), short) from error
                 raise quota.as_error(error) from error
         raise ExecutorError(f"there is a pod {name}, and there is not")
 
@@ -341,7 +347,9 @@ class KubernetesExecutor:
         if seen is None:
             seen = Seen(body={"metadata": {"name": pod.name, "uid": uid}})
         with watch.listen(uid) as news:
-            await asyncio.gather(self._remove(api, watch, seen, news), self._remove_secret(api, uid, pod.name))
+            # the Secret first: once the pod has gone, the garbage collector deletes it too
+            await self._remove_secret(api, uid, pod.name)
+            await self._remove(api, watch, seen, news)
         self._owners.pop(uid, None)
         room.look_again()
 
@@ -373,7 +381,10 @@ class KubernetesExecutor:
         api, _, _ = await self._open()
         token = ""
         while True:
-            page = await api.page("pods", token=token, labelSelector=names.SELECTOR)
+            try:
+                page = await api.page("pods", token=token, labelSelector=names.SELECTOR)
+            except Refused as error:
+                raise ExecutorError(f"the pods cannot be listed: {error.message or error.word}") from error
             for body in fields.parts(page, "items"):
                 yield _as_seen(body)
             token = fields.text(page, "metadata", "continue")

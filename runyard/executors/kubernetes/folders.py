@@ -1,7 +1,7 @@
 """Which folders main and agent must share, so that what one unpacks the other finds.
 
 Everything below the home folder is one volume in both. A folder that a step names elsewhere becomes a further
-mount of that volume, at the same path. What the image has at that path is hidden, which is why the folders of
+volume in both, at the same path. What the image has at that path is hidden, which is why the folders of
 an operating system are refused.
 """
 

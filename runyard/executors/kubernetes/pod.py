@@ -82,6 +82,13 @@ def unreachable(launch: Launch, manifest: Manifest) -> str:
     return "" if any(logs.folder.startswith(f"{path}/") for path in mounted if path) else logs.folder
 
 
+def shape(manifest: Manifest) -> str:
+    """What a quota looks at: pods that are alike in it ask the same of every quota."""
+    spec = manifest["spec"]
+    resources = [each.get("resources") for each in spec["containers"]]
+    return json.dumps([resources, spec.get("priorityClassName"), spec.get("runtimeClassName")], sort_keys=True)
+
+
 def build_secret(launch: Launch, pod_uid: str, *, auths: Mapping[str, Any] | None = None) -> Manifest:
     """The pod's Secret. Raises StartError where it holds more than a Secret may."""
     data = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json()}
@@ -370,8 +377,8 @@ def _resources(resources: Resources) -> Manifest:
 def _volumes(launch: Launch, rules: Rules) -> list[Manifest]:
     volumes: list[Manifest] = [
         {"name": "dialogue", "emptyDir": {}},
-        {"name": "work", "emptyDir": {}},
         {"name": "spool", "emptyDir": {}},  # no size limit: whole archives are packed there, too
+        *({"name": name, "emptyDir": {}} for name, _ in _shared_folders(launch.task)),
     ]
     # one volume for each: main must not see the assignment
     letters = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json(), names.SCRIPT_KEY: launch.script}
@@ -393,14 +400,14 @@ def _letter_path(key: str) -> str:
 
 
 def _shared_mounts(task: TaskPlan) -> list[Manifest]:
-    mounts: list[Manifest] = [
-        {"name": "dialogue", "mountPath": _DIALOGUE},
-        {"name": "work", "mountPath": folders.HOME, "subPath": "home"},
-    ]
-    for folder in folders.shared(task):
-        sub_path = "at" + posixpath.normpath(folder)
-        mounts.append({"name": "work", "mountPath": folder, "subPath": sub_path})
-    return mounts
+    folders_ = [("dialogue", _DIALOGUE), *_shared_folders(task)]
+    return [{"name": name, "mountPath": folder} for name, folder in folders_]
+
+
+def _shared_folders(task: TaskPlan) -> list[tuple[str, str]]:
+    """Volumes of files, and where they are: one each, since a `subPath` costs the kubelet four programs."""
+    others = enumerate(folders.shared(task), 1)
+    return [("work", folders.HOME), *((f"work-{n}", posixpath.normpath(folder)) for n, folder in others)]
 
 
 def _tmpfs(task: TaskPlan) -> list[Manifest]:

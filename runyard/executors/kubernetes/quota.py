@@ -6,7 +6,8 @@ apart.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from runyard.errors import (
@@ -32,15 +33,42 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
-def waits_for(refused: Refused) -> str:
-    """What there is no room in now, with its numbers; "" where waiting does not help."""
+@dataclass(frozen=True, kw_only=True)
+class Shortage:
+    """A quota that has no room for a pod now: what the pod asks of it, what is in use, what there is."""
+
+    quota: str
+    requested: Mapping[str, str]
+    used: Mapping[str, str]
+    limited: Mapping[str, str]
+
+    def __str__(self) -> str:
+        short = [name for name in self.requested if self._short(name)]
+        numbers = ", ".join(
+            f"{self.used.get(n, '?')} of {self.limited.get(n, '?')} {n} in use" for n in short or self.requested
+        )
+        return f"quota {self.quota}: {numbers}"
+
+    def __bool__(self) -> bool:
+        return any(map(self._short, self.requested))
+
+    def _short(self, name: str) -> bool:
+        return exceeds([self.requested[name], self.used.get(name, "")], self.limited.get(name, ""))
+
+
+def shortage(refused: Refused) -> Shortage | None:
+    """What there is no room in now; None where waiting does not help."""
     found = _EXCEEDED.search(refused.message) if refused.status == 403 else None
     if found is None or _beyond(found):
-        return ""
+        return None
     requested, used, limited = _amounts(found["requested"]), _amounts(found["used"]), _amounts(found["limited"])
-    short = [name for name in requested if _over(requested[name], used.get(name, ""), limited.get(name, ""))]
-    numbers = ", ".join(f"{used.get(n, '?')} of {limited.get(n, '?')} {n} in use" for n in short or requested)
-    return f"quota {found['name']}: {numbers}"
+    return Shortage(quota=found["name"], requested=requested, used=used, limited=limited)
+
+
+def exceeds(amounts: Iterable[str], limit: str) -> bool:
+    """Whether they are more than the limit together. What is no number of Kubernetes is never too much."""
+    numbers, most = [_number(amount) for amount in amounts], _number(limit)
+    return most is not None and None not in numbers and sum(n for n in numbers if n is not None) > most
 
 
 def as_error(refused: Refused, *, what: str = "the pod") -> RunyardError:
@@ -79,12 +107,7 @@ def as_error(refused: Refused, *, what: str = "the pod") -> RunyardError:
 
 def _beyond(found: re.Match[str]) -> bool:
     requested, limited = _amounts(found["requested"]), _amounts(found["limited"])
-    return any(_over(amount, "0", limited.get(name, "")) for name, amount in requested.items())
-
-
-def _over(requested: str, used: str, limited: str) -> bool:
-    wanted, taken, most = _number(requested), _number(used), _number(limited)
-    return None not in (wanted, taken, most) and wanted + taken > most  # type: ignore[operator]
+    return any(exceeds([amount], limited.get(name, "")) for name, amount in requested.items())
 
 
 def _amounts(words: str) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ A pod that went is remembered for a while with its last status: who asks a momen
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import random
 from collections import OrderedDict
@@ -75,11 +76,11 @@ def main_ended(body: Json) -> bool:
 
 
 class Watch:
-    """``freed`` is called when a pod has ended or gone."""
+    """``freed`` is called when a pod has ended or gone, and before it ``gone`` when it has gone."""
 
-    def __init__(self, api: Api, *, freed: Callable[[], None]) -> None:
+    def __init__(self, api: Api, *, freed: Callable[[], None], gone: Callable[[], None]) -> None:
         self._api = api
-        self._freed = freed
+        self._freed, self._gone = freed, gone
         self._pods: dict[str, Seen] = {}  # by uid
         self._departed: OrderedDict[str, Seen] = OrderedDict()
         self._listeners: dict[str, set[asyncio.Event]] = {}
@@ -91,7 +92,9 @@ class Watch:
 
     def start(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            # of no task in particular: not what the caller's log lines are about
+            own = contextvars.Context()
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=own)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -152,6 +155,7 @@ class Watch:
         self._departed[uid] = Seen(body=last, gone=True)
         while len(self._departed) > _DEPARTED:
             self._departed.popitem(last=False)
+        self._gone()
         self._freed()
         self.wake(uid)
 
@@ -166,14 +170,19 @@ class Watch:
             except Refused as error:
                 if error.status == 410 or error.word in _EXPIRED:
                     self._version = ""
-                self.trouble = f"the cluster refuses to let pods be watched: {error.message}"
+                self._trouble(f"the cluster refuses to let pods be watched: {error.message}")
             except ClusterUnavailable as error:
-                self.trouble = error.message
+                self._trouble(error.message)
             except Exception:  # a fault of ours here must not leave every task of this worker waiting for ever
                 log.exception("watching pods failed; it is begun anew")
                 self._version, self.trouble = "", "watching pods failed"
             await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.5))
             self._pause_s = min(self._pause_s * 2, _PAUSE_MAX_S)
+
+    def _trouble(self, why: str) -> None:
+        if not self.trouble and self._version:  # 410 is the server's habit, and the list that follows mends it
+            log.warning("pods are not watched: %s", why)
+        self.trouble = why
 
     async def _list(self) -> None:
         before = set(self._pods)
@@ -199,6 +208,8 @@ class Watch:
             "timeoutSeconds": str(round(_SERVER_S * random.uniform(0.8, 1.2))),
         }
         async for event in self._api.watch("pods", idle_s=_IDLE_S, query=query):
+            if self.trouble:
+                log.info("pods are watched again")
             self._pause_s, self.trouble = _PAUSE_S, ""
             self._api.metrics.heard("kubernetes")
             self._take(fields.text(event, "type"), fields.part(event, "object"))

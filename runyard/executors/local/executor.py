@@ -34,9 +34,13 @@ _STALE_S = 600.0  # a half-made folder of this age has no maker any more
 
 
 class LocalExecutor:
-    """Tasks as processes. ``environ`` is what tasks inherit from, by default the worker's environment."""
+    """Tasks as processes. ``environ`` is what tasks inherit from, by default the worker's environment.
+
+    ``tied``: the tasks end when this process does, however that comes about: nobody would adopt them.
+    """
 
     name = "local"
+    spool_bytes = 0
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class LocalExecutor:
         pass_environment: list[str] | None = None,
         environ: Mapping[str, str] | None = None,
         agent: Path = AGENT,
+        tied: bool = False,
     ) -> None:
         self._tasks = tasks.absolute()
         self._room = Room(self._tasks, slots)
@@ -58,6 +63,7 @@ class LocalExecutor:
             environ=os.environ if environ is None else environ,
             more=pass_environment or [],
             agent=agent,
+            tied=tied,
         )
         self._node = socket.gethostname()
         self._nests: dict[int, Exit] = {}  # the nests that are our children: each must be waited for
@@ -278,6 +284,7 @@ class LocalExecutor:
         for watch in self._nests.values():
             watch.close()
         self._nests.clear()
+        self._starter.close()
 
     async def _prepare(self) -> None:
         """The tasks folder, without what a killed worker left half made or half removed."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _SETTLE_S = 330.0  # how long the agent may take to store the rest after main's end; it gives up before
 _LAST_WORDS_S = 1.0  # how long main may take to end by itself once its agent is gone
 _KILL_S = 20.0  # how long killed processes may take to be gone; those that hang in the kernel are left
+TIE = 3  # the descriptor whose end of file says that whoever started a tied pod is gone
 _LOOK_S = 0.2  # how often the memory is looked at, where it is limited
 
 
@@ -68,6 +69,9 @@ class Nest:
         for end in (self._wake, self._waker):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        self._tie = TIE if request["tied"] else -1
+        if request["tied"]:
+            os.set_inheritable(TIE, False)
         self._asked = False
         self._forced = False
         signal.signal(signal.SIGTERM, self._on_term)
@@ -194,9 +198,16 @@ class Nest:
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
         if timeout == 0.0 and self._kill_at is not None:
             timeout = 0.02  # killed already: give the kernel a moment
-        if select.select([self._wake], [], [], timeout)[0]:
+        self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> None:
+        ready = select.select([self._wake, self._tie] if self._tie >= 0 else [self._wake], [], [], timeout)[0]
+        if self._wake in ready:
             with suppress(BlockingIOError):
                 os.read(self._wake, 4096)
+        if self._tie in ready:  # nothing is ever written to it: this is its end
+            self._tie = -1
+            self._asked = True
 
     def _hold_memory(self) -> None:
         """End the largest process of a task that is over its limit, as the kernel does in a container."""
@@ -264,9 +275,7 @@ class Nest:
                 until = min(until, time.monotonic() + grace_s)
                 self._asked, self._kill_at = False, None
             told = told or self._tell_end()
-            select.select([self._wake], [], [], until - time.monotonic() if told else 0.05)
-            with suppress(BlockingIOError):
-                os.read(self._wake, 4096)
+            self._wait(max(0.0, until - time.monotonic()) if told else 0.05)
 
     def _tell_end(self) -> bool:
         """End of file for an agent whose main died before it ever opened its FIFO; no harm to any other."""

@@ -18,3 +18,4 @@ class Request(TypedDict):
     grace_s: float
     memory_bytes: int | None
     cores: list[int]
+    tied: bool  # end the pod when descriptor 3 says that whoever started it is gone

@@ -15,6 +15,7 @@ from runyard.errors import StartError
 from runyard.executors.base import Launch, Secrets
 from runyard.executors.local import surroundings
 from runyard.executors.local.folder import Facts
+from runyard.executors.local.nest import TIE
 from runyard.executors.local.request import Request
 from runyard.spec.plan import FromSecret
 
@@ -29,14 +30,25 @@ _START = (
 
 
 class Starter:
-    """Starts nests. ``environ`` is what tasks inherit from; ``more`` names what else they get of it."""
+    """Starts nests. ``environ`` is what tasks inherit from; ``more`` names what else they get of it.
+
+    Nests that are ``tied`` hold one end of a pipe, and this process alone the other: however it ends, they know.
+    """
 
     def __init__(
-        self, tasks: Path, *, secrets: Secrets, environ: Mapping[str, str], more: Sequence[str], agent: Path
+        self,
+        tasks: Path,
+        *,
+        secrets: Secrets,
+        environ: Mapping[str, str],
+        more: Sequence[str],
+        agent: Path,
+        tied: bool,
     ) -> None:
         self._tasks = tasks
         self._secrets = secrets
         self._agent = agent
+        self._tie, self._held = os.pipe() if tied else (-1, -1)  # its end of file is our own
         self._main_base = surroundings.base_environment(environ, more)
         self._agent_base = surroundings.agent_environment(environ, more)
 
@@ -66,6 +78,8 @@ class Starter:
             _when_closed(ear, taken)
             arguments = [sys.executable, "-I", "-S", "-c", _START, str(_ROOT), str(path), facts.uid]
             standard = {0: request.fileno(), 1: mouth, 2: log.fileno()}
+            if self._tie >= 0:
+                standard[TIE] = self._tie
             try:
                 pid = _spawn(arguments, {"PATH": os.defpath, MARK: facts.uid}, standard)
             except OSError as error:
@@ -103,7 +117,15 @@ class Starter:
             grace_s=launch.grace_s,
             memory_bytes=launch.task.resources.memory_bytes,
             cores=surroundings.cores(launch.task),
+            tied=self._tie >= 0,
         )
+
+    def close(self) -> None:
+        """What is tied to us ends with us, in order or not."""
+        for end in (self._tie, self._held):
+            if end >= 0:
+                os.close(end)
+        self._tie = self._held = -1
 
 
 def _nameless_file(beside: Path) -> IO[bytes]:

@@ -11,8 +11,9 @@ besides, so that it comes back with the object and whoever reads all of it can c
 
 import base64
 import hashlib
+import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,7 @@ import certifi
 import urllib3
 from minio import Minio
 from minio.credentials.providers import Provider
+from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from urllib3.response import BaseHTTPResponse
 
@@ -41,6 +43,8 @@ SILENCE_S = 30
 
 _TOKEN = "x-amz-meta-runyard-write"
 _SHA256 = "x-amz-checksum-sha256"
+_CONTROL = re.compile("[\\x00-\\x1f\\ufffe\\uffff]")
+_NO_BULK = {"NotImplemented", "MethodNotAllowed", "MalformedXML"}
 
 
 def open_http(place: Place, *, connections: int, silence_s: float = SILENCE_S) -> urllib3.PoolManager:
@@ -118,6 +122,23 @@ class Bucket:
         except S3Error as error:
             if code_of(error) != "NoSuchKey":
                 raise
+
+    def delete_many(self, keys: Sequence[str]) -> list[str]:
+        """At most `PAGE` keys; those that are left, for whatever reason: deleted by itself each will say why.
+
+        All of them are left where the store knows no such request. XML cannot say every key.
+        """
+        prefix, sayable = self._place.prefix, [key for key in keys if not _CONTROL.search(key)]
+        left = {key for key in keys if key not in set(sayable)} if len(sayable) < len(keys) else set[str]()
+        named = [DeleteObject(prefix + key) for key in sayable]
+        try:
+            for error in self._client.remove_objects(self._place.bucket, named):
+                left.update([error.name.removeprefix(prefix)] if error.name else sayable)
+        except S3Error as error:
+            if code_of(error) not in _NO_BULK:
+                raise
+            return list(keys)
+        return [key for key in keys if key in left] if left else []
 
     def fetch(self, key: str, *, begin: int, size: int, etag: str, whole: bool) -> "Piece | None":
         """At most ``size`` bytes from ``begin``; None where the object ends before.

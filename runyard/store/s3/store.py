@@ -10,9 +10,10 @@ would cost it a listing and a request for each part of its key, and be a race ne
 never clash.
 """
 
+import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -90,6 +91,17 @@ class S3Store:
     async def delete(self, key: str) -> None:
         check_key(key)
         await self._calls.act(f"deleting `{key}`", self._bucket.delete, key)
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            check_key(key)
+        for at in range(0, len(keys), PAGE):
+            some = keys[at : at + PAGE]
+            doing = f"deleting {len(some)} objects from `{some[0]}` on"
+            left = await self._calls.act(doing, self._bucket.delete_many, some)
+            for answer in await asyncio.gather(*map(self.delete, left), return_exceptions=True):
+                if isinstance(answer, BaseException):
+                    raise answer
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         asked, after = _asked(prefix), _begin(prefix, start_after)

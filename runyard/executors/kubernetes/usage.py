@@ -1,0 +1,159 @@
+"""What quotas leave, as far as they have refused us a pod: so that nobody asks for what cannot be had.
+
+A refusal says what a pod of that shape asks of a quota, which only the cluster can tell (defaults of a LimitRange
+count too). From then on a watch says how much of each quota is in use: its status moves with every pod that is
+admitted, ends or goes, whoever made it. Without the right to watch quotas there is what the last refusal said, and
+the doubt that comes with every pod of ours that goes.
+
+Turned down: trying when a pod has ended. Its room is free only when the quota's controller has counted, after its
+delete or its phase, so that most tries were refused; and a cap learned from refusals, which does not fit pods
+of several sizes.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from runyard.errors import ClusterUnavailable
+from runyard.executors.kubernetes import fields
+from runyard.executors.kubernetes.api import Api, Refused
+from runyard.executors.kubernetes.fields import Json
+from runyard.executors.kubernetes.quota import Shortage, exceeds
+
+_IDLE_S = 90.0
+_SERVER_S = 300
+_PAUSE_S, _FORBIDDEN_S = 1.0, 300.0
+_SHAPES = 500
+
+
+@dataclass(frozen=True)
+class _Quota:
+    """Amounts by resource. ``counted`` are pods that the quota has admitted and not told of yet."""
+
+    used: Mapping[str, str]
+    limited: Mapping[str, str]
+    counted: tuple[Mapping[str, str], ...] = ()
+
+
+class Usage:
+    """``changed`` is called when the use of a quota is another one."""
+
+    def __init__(self, api: Api, *, changed: Callable[[], None]) -> None:
+        self._api = api
+        self._changed = changed
+        self._quotas: dict[str, _Quota] = {}
+        self._asked: dict[str, dict[str, Mapping[str, str]]] = {}  # shape → quota → what a pod asks of it
+        self._making: Counter[str] = Counter()  # by shape: pods that are asked for, and not answered yet
+        self._events = 0
+        self._surprised = False
+        self._live = False
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def sure(self) -> bool:
+        """Whether news of room will come by itself, and nothing speaks against what was heard last."""
+        return self._live and not self._surprised
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+
+    def lacks(self, shape: str) -> str:
+        """What there is no room in for a pod of that shape; "" = there is room, or it is not known."""
+        for name, requested in self._asked.get(shape, {}).items():
+            quota = self._quotas.get(name)
+            if quota is None:
+                continue
+            short = Shortage(quota=name, requested=requested, used=quota.used, limited=quota.limited)
+            if short:
+                return str(short)
+            if not self._has_room(name, quota, requested):
+                return "others are before it"
+        return ""
+
+    def _has_room(self, name: str, quota: _Quota, requested: Mapping[str, str]) -> bool:
+        """Besides those that were just made, or are being made."""
+        others = list(quota.counted)
+        for shape, pods in self._making.items():
+            others += [self._asked.get(shape, {}).get(name, {})] * pods
+        return not any(
+            exceeds(
+                [amount, quota.used.get(what, "0"), *(other.get(what, "0") for other in others)],
+                quota.limited.get(what, ""),
+            )
+            for what, amount in requested.items()
+        )
+
+    @contextlib.contextmanager
+    def making(self, shape: str) -> Iterator[None]:
+        """A pod of that shape is asked for; without an exception it is there."""
+        heard = self._events
+        self._making[shape] += 1
+        try:
+            yield
+        finally:
+            self._making[shape] -= 1
+            if not self._making[shape]:
+                del self._making[shape]
+        if self._events == heard:  # its quotas count it already, and will say so in a moment
+            for name, requested in self._asked.get(shape, {}).items():
+                if quota := self._quotas.get(name):
+                    self._quotas[name] = replace(quota, counted=(*quota.counted, requested))
+
+    def refused(self, shape: str, short: Shortage) -> None:
+        """A quota has no room for a pod of that shape."""
+        self._surprised = self._live and not self.lacks(shape) and shape in self._asked
+        if len(self._asked) >= _SHAPES:
+            self._asked.clear()
+        self._asked.setdefault(shape, {})[short.quota] = short.requested
+        self._quotas[short.quota] = _Quota(used=short.used, limited=short.limited)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+
+    def doubt(self) -> None:
+        """A pod has gone: where nothing is heard of quotas, there may be room."""
+        if not self._live:
+            self._quotas.clear()
+
+    async def _watch(self) -> None:
+        while True:
+            pause_s = _PAUSE_S
+            try:
+                await self._follow()
+            except Refused as error:
+                pause_s = _FORBIDDEN_S if error.status == 403 else _PAUSE_S
+            except ClusterUnavailable:
+                pass  # whoever makes pods will say so
+            self._live = False
+            self.doubt()
+            self._changed()
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+
+    async def _follow(self) -> None:
+        """Without a version a watch begins with all that there is, so no list is needed."""
+        query = {"timeoutSeconds": str(round(_SERVER_S * random.uniform(0.8, 1.2)))}
+        async for event in self._api.watch("resourcequotas", idle_s=_IDLE_S, query=query):
+            kind, body = fields.text(event, "type"), fields.part(event, "object")
+            if kind == "ERROR":
+                return
+            if kind != "BOOKMARK":
+                self._take(kind, body)
+
+    def _take(self, kind: str, body: Json) -> None:
+        name = fields.text(body, "metadata", "name")
+        used, limited = (_amounts(fields.part(body, "status", key)) for key in ("used", "hard"))
+        if kind == "DELETED" or not limited:
+            self._quotas.pop(name, None)
+        else:
+            self._quotas[name] = _Quota(used=used, limited=limited)
+        self._events += 1
+        self._live, self._surprised = True, False
+        self._changed()
+
+
+def _amounts(given: Json) -> dict[str, str]:
+    return {name: str(amount) for name, amount in given.items()}
