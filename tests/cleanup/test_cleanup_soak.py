@@ -71,7 +71,7 @@ class Soak:
 
     async def kill_workers(self, until: float) -> None:
         while time.monotonic() < until:
-            await asyncio.sleep(self.chance.uniform(4, 15))
+            await asyncio.sleep(self.chance.uniform(5, 20))
             await self._kill(self.chance.randrange(len(self.workers)))
             await self.work()
 
