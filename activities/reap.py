@@ -114,7 +114,7 @@ class PodWatch:
 
     async def look(self) -> list[PodSeen]:
         """Once; the pods that are gone now."""
-        pods = [pod async for pod in self._executor.list()]
+        pods = [pod async for pod in self._executor.list(fresh=False)]
         ended = await self._statuses.closed(list(dict.fromkeys(pod.run_id for pod in pods)))
         over = [pod for pod in pods if pod.run_id in ended and _is_past(pod, ended[pod.run_id], GRACE_S)]
         for pod in over:

@@ -147,8 +147,8 @@ class Executor(Protocol):
         """
         ...
 
-    def list(self) -> AsyncIterator[PodSeen]:
-        """Every pod of Runyard's in this executor."""
+    def list(self, *, fresh: bool = True) -> AsyncIterator[PodSeen]:
+        """Every pod of Runyard's in this executor. Not ``fresh``: as far as it has heard, without asking."""
         ...
 
     async def close(self) -> None: ...

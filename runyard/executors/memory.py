@@ -104,7 +104,7 @@ class MemoryExecutor:
         if self._pods.get(pod.name) is seen:
             del self._pods[pod.name]
 
-    async def list(self) -> AsyncIterator[PodSeen]:
+    async def list(self, *, fresh: bool = True) -> AsyncIterator[PodSeen]:
         for name, pod in tuple(self._pods.items()):
             yield PodSeen(
                 pod=PodRef(name=name, uid=pod.uid),

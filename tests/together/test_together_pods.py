@@ -129,3 +129,20 @@ async def test_a_direct_run_of_a_dirty_checkout(scene: Scene, tmp_path: Path) ->
     assert said[:3] == ["changed", "two", "new"]
     assert said[3:6] == ["file", "folder", "new"]
     assert "on main" in said
+
+
+@pytest.mark.promise(5)
+async def test_pods_of_a_terminated_run_are_gone_within_a_minute(scene: Scene) -> None:
+    """No code of the run goes on, and no cleanup runs: whoever serves the executor looks."""
+    yard = await yard_of(scene)
+    run = await yard.start({"runs": [{"name": "r", "tasks": [task("a", "sleep 600")]}]})
+    async with asyncio.timeout(60):
+        while not (await scene.core.list_namespaced_pod(scene.namespace)).items:
+            await asyncio.sleep(0.1)
+    await scene.client.get_workflow_handle(run.id).terminate("somebody in the UI")
+    async with asyncio.timeout(60):
+        while (await scene.core.list_namespaced_pod(scene.namespace)).items:
+            await asyncio.sleep(0.2)
+    async with asyncio.timeout(60):  # a Secret goes with its pod, by the cluster's own collector at the latest
+        while (await scene.core.list_namespaced_secret(scene.namespace)).items:
+            await asyncio.sleep(0.2)

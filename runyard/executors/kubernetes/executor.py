@@ -377,8 +377,14 @@ class KubernetesExecutor:
                 if error.status not in (404, 409):
                     raise ExecutorError(f"the Secret {name} cannot be deleted: {error.message}") from error
 
-    async def list(self) -> AsyncIterator[PodSeen]:
-        api, _, _ = await self._open()
+    async def list(self, *, fresh: bool = True) -> AsyncIterator[PodSeen]:
+        api, watch, _ = await self._open()
+        if not fresh:
+            if watch.trouble or not watch.listed.is_set():
+                raise ExecutorError(f"the pods are not watched: {watch.trouble or 'not listed yet'}")
+            for seen in watch.present():
+                yield _as_seen(seen.body)
+            return
         token = ""
         while True:
             try:

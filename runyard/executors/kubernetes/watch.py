@@ -110,6 +110,9 @@ class Watch:
     def named(self, name: str) -> Seen | None:
         return next((seen for seen in self._pods.values() if seen.name == name), None)
 
+    def present(self) -> list[Seen]:
+        return list(self._pods.values())
+
     def live(self) -> int:
         return sum(seen.live for seen in self._pods.values())
 

@@ -264,7 +264,7 @@ class LocalExecutor:
 
     # The rest
 
-    async def list(self) -> AsyncIterator[PodSeen]:
+    async def list(self, *, fresh: bool = True) -> AsyncIterator[PodSeen]:
         for place in folder.pods(self._tasks):
             facts = place.facts()
             if facts is None:
