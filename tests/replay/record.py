@@ -73,6 +73,7 @@ RESTARTED = [
         for n in range(12)
     ),
 ]
+CHAINS = [task(f"t{n}", "sleep 0.05", depends=[f"t{n - 4}"] if n >= 4 else []) for n in range(20)]
 SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]] = {
     "success": ({"tasks": DIAMOND}, nothing),
     "failure": ({"tasks": [task("a", "exit 3"), task("b", "true", depends=["a"]), task("c", "true")]}, nothing),
@@ -109,11 +110,10 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
     ),
     "wide": ({"tasks": [task(f"t{n}", "sleep 0.3") for n in range(30)], "concurrency": 25}, nothing),
     "restarted": ({"tasks": RESTARTED}, nothing),
-    "continued": (
-        {"tasks": [task(f"t{n}", "sleep 0.05", depends=[f"t{n - 4}"] if n >= 4 else []) for n in range(20)]},
-        nothing,
-    ),
+    "continued": ({"tasks": CHAINS}, nothing),  # before executions announced their end
+    "announced": ({"tasks": CHAINS}, nothing),
 }
+LONG = ("continued", "announced", "restarted")
 
 
 GROUP = "/project/recorded/branch/main"
@@ -151,7 +151,7 @@ async def save(client: Client, workflow_id: str, name: str) -> None:
 
 async def record_shape(client: Client, name: str) -> None:
     run, act = SHAPES[name]
-    with patch("activities.run.HISTORY_EVENTS", 60 if name in ("continued", "restarted") else 4_000):
+    with patch("activities.run.HISTORY_EVENTS", 60 if name in LONG else 4_000):
         handle = await start(client, name, run)
         await act(handle)
         with contextlib.suppress(WorkflowFailureError):
