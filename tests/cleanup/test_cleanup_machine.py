@@ -7,6 +7,7 @@ on at any moment. (A run's own writes do not stall: an agent's claim of its atte
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -52,6 +53,8 @@ class Protocol(RuleBasedStateMachine):
         self.runs: dict[str, Run] = {}
         self.actors: list[Actor] = []
         self.numbers = iter(range(10_000))
+        self.one_by_one = patch.object(sharing, "_AT_ONCE", 1)  # there is no event loop here: one call at a time
+        self.one_by_one.start()
 
     # what begins
 
@@ -125,6 +128,12 @@ class Protocol(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Let all come to their end, then clean twice; then end all runs and clean twice."""
+        try:
+            self._end_all()
+        finally:
+            self.one_by_one.stop()
+
+    def _end_all(self) -> None:
         for actor in list(self.actors):
             self._advance(actor, 100_000)
         for everything in (False, True):

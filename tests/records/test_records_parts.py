@@ -11,7 +11,7 @@ from cutting import ShuffledStore, dump, every_cut
 from runyard.dialogue import Manifest
 from runyard.records.logs import Seal, load_manifest, load_seal, seal
 from runyard.records.reader import LogReader
-from runyard.records.sharing import delete_data
+from runyard.records.sharing import sweep
 from runyard.store import paths
 from runyard.store.base import ObjectStore
 
@@ -169,5 +169,5 @@ async def test_a_reader_of_small_segments_goes_on_in_what_they_became(store: Obj
 async def test_the_cleanup_takes_the_parts_with_the_rest(store: ObjectStore) -> None:
     await write_parts(store)
     await seal_it(store)
-    deleted = await delete_data(store, paths.log_item(TASK))
+    (deleted,) = (await sweep(store, [paths.log_item(TASK)])).values()
     assert (deleted.objects, await dump(store)) == (5, {})

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -279,6 +280,7 @@ def test_what_is_no_place(text: str) -> None:
 async def test_a_protocol_that_is_not_spoken_is_named_and_stops_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "workers")  # a command that ran in this process before may have hushed it
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     async with traced() as traces:
@@ -308,6 +310,7 @@ async def test_a_collector_that_is_away_holds_nobody_up(
     client: Client, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The exporter would try again for ten seconds, and a worker that is told to end may have less."""
+    caplog.set_level(logging.WARNING, "workers")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
     executor = MemoryExecutor()
