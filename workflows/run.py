@@ -52,6 +52,9 @@ CALM = timedelta(seconds=3)
 CALMS = 5
 """A run waits for short tasks before it continues as new: this long, and again while tasks go on ending."""
 
+LONG_EVENTS = 1_000
+"""From here on a replay takes so long that the end of the run, too, is announced."""
+
 PREPARE_HEARTBEAT = timedelta(seconds=10)
 """A worker that dies while it reads a run file delays the run by so much."""
 
@@ -194,6 +197,8 @@ class RunWorkflow(RunMessages):
                 self._recording = True
                 self._spawn(self._record())  # not here, where a cancel would reach it
             if board.graph.done and board.recorded and not board.deleting:
+                if workflow.info().get_current_history_length() >= LONG_EVENTS:
+                    await self._announce()
                 return
             if self._is_long():
                 await self._calm_down()
@@ -228,11 +233,11 @@ class RunWorkflow(RunMessages):
                 raise self._bug
 
     async def _announce(self) -> None:
-        """Have questions wait for the next execution: one in the last workflow task would replay this one."""
+        """Have questions wait for what comes next: one in the last workflow task would replay this execution."""
         if self.board.prepared.closing_ms:
             workflow.upsert_memo({CLOSING: workflow.info().run_id})
             left = timedelta(milliseconds=self.board.prepared.closing_ms)
-            await workflow.sleep(left, summary="questions wait for the next execution")
+            await workflow.sleep(left, summary="questions wait for what comes next")
 
     async def _end_calm(self) -> None:
         for _ in range(CALMS):

@@ -78,13 +78,16 @@ class Run:
             return await self._remembered()
         try:
             description = await self._handle.describe()
+            if description.status is WorkflowExecutionStatus.RUNNING:
+                if view := await self._ask():
+                    return view
+                description = await self._handle.describe()  # it may have ended meanwhile
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower():
                 return await self._remembered()
             raise self._explain(error) from error
         if description.status is WorkflowExecutionStatus.RUNNING:
-            view = await self._ask()
-            return view or await self._summary(description, cause=_NO_WORKER)
+            return await self._summary(description, cause=_NO_WORKER)
         return await self._stored() or await self._summary(description, cause=await self._cause())
 
     async def watch(self, interval_s: float = 0.5) -> AsyncIterator[RunView]:
@@ -199,9 +202,10 @@ class Run:
     # inside
 
     async def _ask(self) -> RunView | None:
-        """The worker's answer; None when none answers in time, or when the run has just been forgotten."""
+        """The worker's answer; None when none answers in time, or when the run has just ended or is forgotten."""
         try:
-            await self._meet_open()
+            if not await self._meet_open():
+                return None
             view = await _first(self._query, after_s=AGAIN_S)
         except WorkflowQueryFailedError as error:
             raise RemoteError(f"the worker cannot describe {self.id}: {error.message[:300]}") from error
@@ -214,13 +218,19 @@ class Run:
             view = view.model_copy(update={"phase": "queued", "result": "unknown", "ended_at": None})
         return complete(self._yard.with_ui(view), await self.planned())
 
-    async def _meet_open(self) -> None:
-        """Wait while the run is about to go on as another execution, for about a second at most."""
+    async def _meet_open(self) -> bool:
+        """Wait while an execution is about to end, for about a second at most; False where the run has ended.
+
+        A question to one that has ended would be answered by a replay of it.
+        """
         for _ in range(LOOKS):
             description = await self._handle.describe()
+            if description.status is not WorkflowExecutionStatus.RUNNING:
+                return False
             if await description.memo_value(CLOSING, "") != description.run_id:
-                return
+                return True
             await asyncio.sleep(LOOK_S)
+        return True
 
     async def _query(self) -> RunView:
         loop = asyncio.get_running_loop()

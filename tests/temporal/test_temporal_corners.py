@@ -365,6 +365,22 @@ async def test_a_question_at_the_end_of_an_execution_waits_for_the_next(
     assert (await handle.result()).counts == {"success": 9}
 
 
+async def test_a_question_at_the_end_of_a_long_run_is_answered_by_what_is_stored(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.run.LONG_EVENTS", 30)
+    monkeypatch.setattr("activities.run.CLOSING_MS", 2_000)
+    monkeypatch.setattr("runyard.client.run.LOOKS", 10_000)
+    handle = await yard.start(file(*_steps(4)))
+    while await (seen := await handle.describe()).memo_value(CLOSING, "") != seen.run_id:
+        assert seen.status is WorkflowExecutionStatus.RUNNING, "it did not announce its end"
+        await asyncio.sleep(0.02)
+    run = Runyard(yard.client, yard.store, settings=Settings()).run(handle.id)
+    view = await run.describe()
+    assert (await handle.describe()).status is WorkflowExecutionStatus.COMPLETED
+    assert (view.result, view.counts) == ("success", {"success": 4})
+
+
 # workers and stores that come and go
 
 
