@@ -24,12 +24,13 @@ from runyard.executors.kubernetes.pod import ALLOWABLE, Rules
 from runyard.executors.kubernetes.template import Manifest, merge
 from runyard.executors.kubernetes.verdict import Patience
 from runyard.records.logs import Seal, load_seal
+from runyard.records.reader import LogReader
 from runyard.records.runs import read_result
 from runyard.settings import Settings
 from runyard.spec.cleanup import Retention
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView, task_id
 from runyard.store import paths
-from runyard.store.base import ObjectStore, read
+from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from workers.serve import build_workers
 
@@ -136,7 +137,8 @@ class Scene:
         return await load_seal(self.store, self.id_of(handle, task), attempt)
 
     async def log(self, handle: Handle, task: str, *, attempt: int = 1, step: int = 0) -> bytes:
-        return await read(self.store, paths.step_log(self.id_of(handle, task), attempt, step))
+        reader = LogReader(self.store, self.id_of(handle, task), attempt)
+        return b"".join([chunk async for chunk in reader.read(step)])
 
     async def begun(self, handle: Handle, task: str, *, within_s: float = 90) -> "Pod":
         """The pod of a task whose first step has printed something."""

@@ -13,10 +13,9 @@ from yard import SANDBOX, Yard
 
 from runyard.executors.kubernetes.executor import KubernetesExecutor
 from runyard.executors.kubernetes.pod import Rules
+from runyard.records.reader import LogReader
 from runyard.settings import Settings
 from runyard.spec.run import task_id
-from runyard.store import paths
-from runyard.store.base import read
 from runyard.store.open import open_store
 from runyard.traces import Place
 from workers.serve import build_workers
@@ -68,7 +67,8 @@ async def test_a_run_in_pods_is_one_tree_with_every_phase(
             handle = await yard.start({"runs": [{"name": "build", "tasks": [task]}]})
             told = await _environments(core, namespace)
             await handle.result()
-        log = await read(store, paths.step_log(task_id(handle.id, handle.first_execution_run_id or "", "a"), 1, 0))
+        reader = LogReader(store, task_id(handle.id, handle.first_execution_run_id or "", "a"), 1)
+        log = b"".join([chunk async for chunk in reader.read(0)])
     (attempt,) = collector.below(collector.named("build")).values()
     assert set(collector.below(attempt)) == PHASES
     assert len({span.span_id for span in collector.spans}) == len(collector.spans)
