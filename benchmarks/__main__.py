@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from benchmarks import command, local
-from benchmarks.rows import Row
+from benchmarks.rows import HEAD, Row
 
 WIDE = "--tasks 10000 --layers 100 --parents 3 --repeats 1"
 PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -71,7 +71,7 @@ async def main() -> None:
     repeats = 1 if args.quick else args.repeats
     print(f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}; ", end="")
     print(f"medians of {repeats} repeats (smallest to largest)\n")
-    print("| what | found | bar |\n|---|---|---|", flush=True)
+    print(HEAD, flush=True)
     missed = False
     with tempfile.TemporaryDirectory(prefix="runyard-bench-") as place:
         async for row in rows(args.what, Path(place), repeats=repeats, only=args.only):

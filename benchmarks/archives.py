@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.pod import Bucket, compile_agent, open_bucket, play
-from benchmarks.rows import Row, Samples
+from benchmarks.rows import Row, Samples, report
 from runyard.dialogue import StoredArchive
 from runyard.spec.plan import Content, RestoreWorkspaceStep, SaveToWorkspaceStep
 
@@ -86,10 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="runyard-bench-") as folder, open_bucket(Path(folder)) as bucket:
         place = Path(folder)
         found = measure(place, bucket, files=args.files, megabytes=args.megabytes, repeats=args.repeats)
-    print("| what | found | bar |\n|---|---|---|")
-    for row in found:
-        print(row)
-    raise SystemExit(int(not all(row.met for row in found)))
+    raise SystemExit(report(found))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.archives import by_hand, make_tree
 from benchmarks.pod import compile_agent, play
-from benchmarks.rows import Row, Samples
+from benchmarks.rows import Row, Samples, report
 from runyard.dialogue import CacheAccess, CacheRecord, Manifest
 from runyard.spec.plan import Content, RestoreCacheStep, SaveCacheStep, Step
 from runyard.store.base import FolderTarget
@@ -97,10 +97,7 @@ def main() -> None:
         make_tree(place / "tree", files=args.files, megabytes=args.megabytes)
         found = measure_one(place, megabytes=args.megabytes, repeats=args.repeats)
         found.append(measure_many(place, megabytes=args.megabytes, writers=args.writers))
-    print("| what | found | bar |\n|---|---|---|")
-    for row in found:
-        print(row)
-    raise SystemExit(int(not all(row.met for row in found)))
+    raise SystemExit(report(found))
 
 
 if __name__ == "__main__":

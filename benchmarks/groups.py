@@ -20,7 +20,7 @@ from pathlib import Path
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from benchmarks.rows import Row, Samples
+from benchmarks.rows import HEAD, Row, Samples
 from runyard.executors.memory import MemoryExecutor
 from runyard.records.runs import read_result
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
@@ -117,7 +117,7 @@ async def main() -> None:
     parser.add_argument("--few", type=int, default=10)
     parser.add_argument("--slots", type=int, default=8)
     args = parser.parse_args()
-    print("| what | found | bar |\n|---|---|---|", flush=True)
+    print(HEAD, flush=True)
     missed = False
     with tempfile.TemporaryDirectory(prefix="runyard-bench-") as folder:
         place = Path(folder)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.pod import Bucket, compile_agent, open_bucket, play
-from benchmarks.rows import Row, Samples
+from benchmarks.rows import Row, Samples, report
 from runyard.reasons import Reason
 from runyard.records.logs import Seal, load_manifest, seal
 from runyard.records.reader import LogReader
@@ -133,10 +133,7 @@ def main() -> None:
         return _seal_only(args.seal)
     with tempfile.TemporaryDirectory(prefix="runyard-bench-") as folder, open_bucket(Path(folder)) as bucket:
         found = measure(Path(folder), bucket, megabytes=args.megabytes, repeats=args.repeats)
-    print("| what | found | bar |\n|---|---|---|")
-    for row in found:
-        print(row)
-    raise SystemExit(int(not all(row.met for row in found)))
+    raise SystemExit(report(found))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+HEAD = "| what | found | bar |\n|---|---|---|"
+
 
 class Samples:
     """Numbers of one kind. Never a mean: one disturbed repeat would move it."""
@@ -35,6 +37,15 @@ class Row:
 
     def __str__(self) -> str:
         return f"| {self.what} | {self.found} | {self.bar}{'' if self.met else ' **missed**'} |"
+
+
+def report(rows: Iterable[Row]) -> int:
+    """Print a table of them; the exit code, 1 where a bar was missed."""
+    found = list(rows)
+    print(HEAD)
+    for row in found:
+        print(row)
+    return int(not all(row.met for row in found))
 
 
 def _short(number: float) -> str:

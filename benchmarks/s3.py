@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from minio import Minio
 
-from benchmarks.rows import Row, Samples
+from benchmarks.rows import HEAD, Row, Samples
 from runyard.settings import Settings
 from runyard.store.base import read
 from runyard.store.s3.bucket import open_client, open_http
@@ -151,7 +151,7 @@ async def main() -> None:
     settings = Settings()
     store, floor = open_s3(settings), Floor(settings, at_once=args.at_once)
     base = f"bench-{secrets.token_hex(4)}/"
-    print("| what | found | bar |\n|---|---|---|", flush=True)
+    print(HEAD, flush=True)
     try:
         for row in await small(
             store, floor, base, objects=args.objects, at_once=args.at_once, repeats=args.repeats

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.rows import Row, Samples
+from benchmarks.rows import HEAD, Row, Samples
 from runyard.snapshot.take import Taken, take_snapshot
 from runyard.store.posix import PosixStore
 
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--size-mb", type=int, default=250)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    print("| what | found | bar |\n|---|---|---|", flush=True)
+    print(HEAD, flush=True)
     place = Path(tempfile.mkdtemp(prefix="runyard-bench-"))
     try:
         grow(place / "checkout", files=args.files, size_mb=args.size_mb)

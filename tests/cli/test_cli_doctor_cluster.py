@@ -94,7 +94,7 @@ async def test_an_account_that_may_not_make_pods(shell: Shell, lab: Lab, tmp_pat
     assert f"Add to its Role in {namespace}: pods: [create]; secrets: [delete]." in found["rights"].remedy
     assert "pod" not in found
     assert found["rights, more"].state == "warning"
-    assert "events: [list]; resourcequotas: [list]" in found["rights, more"].remedy
+    assert "events: [list]; resourcequotas: [list, watch]" in found["rights, more"].remedy
     assert found["quota"].state == "warning"
 
 

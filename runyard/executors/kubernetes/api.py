@@ -90,20 +90,19 @@ class Api:
         """Whether this account may do that in this namespace."""
         attributes = {"namespace": self.namespace, "verb": verb, "resource": resource}
         answer = await self._review(
-            "authorization.k8s.io", "selfsubjectaccessreviews", resourceAttributes=attributes
+            "authorization.k8s.io", "SelfSubjectAccessReview", resourceAttributes=attributes
         )
         return bool(fields.part(answer, "status").get("allowed"))
 
     async def account(self) -> str:
         """Whose credentials these are, as the cluster names them: `system:serviceaccount:NAMESPACE:NAME`."""
-        answer = await self._review("authentication.k8s.io", "selfsubjectreviews")
+        answer = await self._review("authentication.k8s.io", "SelfSubjectReview")
         return fields.text(answer, "status", "userInfo", "username")
 
     async def _review(self, group: str, kind: str, **spec: object) -> dict[str, Any]:
         """A question about ourselves; everybody may ask it. Raises Refused, ClusterUnavailable."""
-        word = {"selfsubjectreviews": "SelfSubjectReview"}.get(kind, "SelfSubjectAccessReview")
-        body: dict[str, object] = {"apiVersion": f"{group}/v1", "kind": word, **({"spec": spec} if spec else {})}
-        return await self._ask("POST", f"/apis/{group}/v1/{kind}", body=body)
+        body: dict[str, object] = {"apiVersion": f"{group}/v1", "kind": kind, **({"spec": spec} if spec else {})}
+        return await self._ask("POST", f"/apis/{group}/v1/{kind.lower()}s", body=body)
 
     async def patch(self, kind: str, name: str, body: Mapping[str, object]) -> dict[str, Any]:
         """A merge patch: with a resource version in it, it changes just what was read."""

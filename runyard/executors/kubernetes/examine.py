@@ -27,8 +27,8 @@ RIGHTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """All that the executor does in its namespace, by resource."""
 
-NICE: Final[Mapping[str, tuple[str, ...]]] = {"events": ("list",), "resourcequotas": ("list",)}
-"""What people see less without: why a pod does not begin; how full a quota is."""
+NICE: Final[Mapping[str, tuple[str, ...]]] = {"events": ("list",), "resourcequotas": ("list", "watch")}
+"""What people see less without: why a pod does not begin; how full a quota is, and that there is room again."""
 
 _VERSION: Final = "import runyard; print(runyard.__version__)"
 _SAID: Final = "/dev/termination-log"
