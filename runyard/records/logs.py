@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from runyard.dialogue import ArchiveRecord, CacheRecord, Manifest, StepRecord
 from runyard.errors import Conflict, Corrupt, NotFound
 from runyard.model import Model
-from runyard.records.bounded import for_each
 from runyard.records.compact import Compacted, compact_setup, compact_step
 from runyard.records.parts import keys
 from runyard.records.segments import Log, Segment, list_segments
@@ -126,7 +125,7 @@ async def seal(
         sealed = await _write(store, made)
     kept = {key for step in sealed.steps for key in keys(task_id, attempt, step.n, step.parts)}
     idle = [each.key for group in segments.values() for each in group if each.key not in kept]
-    await for_each(idle, store.delete, limit=16)
+    await store.delete_many(idle)
     return sealed
 
 
