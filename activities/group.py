@@ -41,7 +41,7 @@ class GroupActivities:
         milliseconds of its own start.
         """
         about(run=entry.run_id)
-        async with Pulse(entry.run_id):
+        async with Pulse():
             while True:
                 last = (await self._last_state(entry.line)).model_copy(update={"history_events": HISTORY_EVENTS})
                 handle = await self._client.start_workflow(
@@ -64,7 +64,7 @@ class GroupActivities:
     async def watch_run(self, watch: WatchRun) -> None:
         """Returns when the run has ended: succeeded, failed, cancelled, terminated, timed out or deleted."""
         about(run=watch.run_id)
-        async with Pulse(watch.run_id):
+        async with Pulse():
             run_id = watch.execution_id
             while True:
                 await self._until_ended(watch.run_id, run_id)

@@ -23,6 +23,9 @@ from runyard.model import Model
 log = logging.getLogger(__name__)
 
 FIRST_S, EVERY_S = 1.0, 2.0
+_SILENT_S, _AGAIN_S = 3.0, 0.25
+"""So long a pod's first beat waits for something to say: the SDK sends the next one only when four fifths of the
+heartbeat timeout (of 5 s) are over, and a task whose time is over by then would not say what it had waited for."""
 
 
 class Pulse:
@@ -76,6 +79,10 @@ class Pulse:
 
     def _beat(self) -> None:
         """In the context of the activity, which is how `heartbeat` knows whose it is."""
+        silent = "pod" in self._details and "state" not in self._details
+        if silent and time.monotonic() - self._began_s < _SILENT_S:
+            self._wait(_AGAIN_S)
+            return
         activity.heartbeat(self._far or self._shown())
         self._wait(EVERY_S)
 

@@ -257,7 +257,7 @@ ROWS = {
         place="quota",
         says="quota team: 1 of 1 pods in use",
         remedy="capacity",
-        more={"resources": {"cpu": "0.01"}, "timeouts": {"queue": "5s"}},
+        more={"resources": {"cpu": "0.01"}, "timeouts": {"queue": "10s"}},
     ),
     "beyond": Row(
         reason=Reason.QUOTA,
