@@ -90,6 +90,12 @@ class CuttingStore:
             yield info
         self._end(number)
 
+    async def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        number = self._begin("list")
+        async for info in self._inner.list_many(prefixes):
+            yield info
+        self._end(number)
+
     def target(self, prefix: str, *, expires_s: float) -> Target:
         return self._inner.target(prefix, expires_s=expires_s)
 

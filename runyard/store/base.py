@@ -107,6 +107,14 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        """All objects below each of these folders (they end with `/`), which come in the order of keys.
+
+        None of them is within another. A folder is asked for these alone; a bucket's store may read all that is
+        between the first and the last, which for neighbours is one request instead of many.
+        """
+        ...
+
     def target(self, prefix: str, *, expires_s: float) -> Target:
         """Where another program of the task may write objects below ``prefix`` (it ends with `/`).
 

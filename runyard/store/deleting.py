@@ -95,6 +95,8 @@ class _Way:
     def _drop_unfinished(self) -> bool:
         """Remove what a killed program left in the folder; whether that was all of it."""
         left = []
+        if os.fstat(self._open[-1]).st_nlink > 2:  # folders are in it, where the file system counts them so
+            return False
         with suppress(OSError), os.scandir(self._open[-1]) as entries:
             for entry in entries:
                 if not self._names.is_unfinished(os.fsencode(entry.name)) or not is_stale(entry):

@@ -105,6 +105,11 @@ class ModelStore:
             start_after = key
             yield _info(key)
 
+    async def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        for prefix in prefixes:
+            async for info in self.list(prefix):
+                yield info
+
     def target(self, prefix: str, *, expires_s: float) -> Target:
         raise NotImplementedError
 

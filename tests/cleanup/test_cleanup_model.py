@@ -98,8 +98,8 @@ MUTATIONS: dict[str, tuple[Source, str, str]] = {
     ),
     "age instead of runid objects": (
         sharing._look,
-        "        if found.item in wanted:",
-        "        found.runids = [i for i in found.runids if i.size > 9]\n        if found.item in wanted:",
+        "        yield found",
+        "        found.runids = [i for i in found.runids if i.size > 9]\n        yield found",
     ),
     "deletes that are not idempotent": (
         sharing.delete_all,
