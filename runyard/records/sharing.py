@@ -39,6 +39,8 @@ BULK = 250
 """So many objects are deleted in one call of the store, of which some go on at once."""
 
 _AT_ONCE = 16
+_SAID_AT_ONCE = 256
+"""A folder makes that many runid objects with one commit; a bucket's store has fewer requests under way."""
 
 Pace = Callable[[int], Awaitable[None]]
 """Called before so many objects are deleted; waits as long as it takes to keep to the rate."""
@@ -87,8 +89,21 @@ class Found:
 
 async def refer(store: ObjectStore, item: str, run_id: str) -> bool:
     """Say that this run refers to the item; False where the item is given up. Every failure is raised."""
-    await store.put(paths.runid(item, run_id), b"")
-    return not await exists(store, paths.tombstone(item))
+    return bool(await refer_all(store, [item], run_id))
+
+
+async def refer_all(
+    store: ObjectStore, items: Sequence[str], run_id: str, *, said: Callable[[], None] = lambda: None
+) -> set[str]:
+    """The same for many: those that are not given up. All is said before the first look; ``said`` hears of each."""
+
+    async def say(item: str) -> None:
+        await store.put(paths.runid(item, run_id), b"")
+        said()
+
+    await for_each(items, say, limit=_SAID_AT_ONCE)
+    given_up = await store.stat_many([paths.tombstone(item) for item in items])
+    return {item for item in items if paths.tombstone(item) not in given_up}
 
 
 async def claim_kept(store: ObjectStore, run_id: str, item: str) -> bool:

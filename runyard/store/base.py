@@ -88,6 +88,10 @@ class ObjectStore(Protocol):
         """Raises NotFound."""
         ...
 
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        """Those of the objects that are there, by key. It costs a folder less than as many calls of `stat`."""
+        ...
+
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
         ...

@@ -26,6 +26,7 @@ CHUNK = 1 << 20
 
 _INLINE = 64 << 10
 _BATCH = 256
+_FEW = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,6 +91,20 @@ class FolderStore:
         await asyncio.sleep(0)
         with self._tree.errors(f"looking for `{key}`"):
             return self._tree.stat(key)
+
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        for key in keys:
+            check_key(key)
+        found: dict[str, ObjectInfo] = {}
+        for at in range(0, len(keys), _BATCH):
+            batch = keys[at : at + _BATCH]
+            doing = f"looking for {len(batch)} objects from `{batch[0]}` on"
+            if len(batch) <= _FEW:
+                await asyncio.sleep(0)
+                with self._tree.errors(doing):
+                    return found | self._tree.stat_many(batch)
+            found |= await self._in_thread(doing, self._tree.stat_many, batch)
+        return found
 
     async def delete(self, key: str) -> None:
         check_key(key)

@@ -18,6 +18,7 @@ do these reductions:
   one before it.
 """
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -86,6 +87,13 @@ class ModelStore:
     async def stat(self, key: str) -> ObjectInfo:
         await Call("stat", key, hidden=key.startswith("runs/"))
         return _info(key)
+
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        found = {}
+        for key in keys:
+            with contextlib.suppress(NotFound):
+                found[key] = await self.stat(key)
+        return found
 
     async def delete(self, key: str) -> None:
         await Call("delete", key)

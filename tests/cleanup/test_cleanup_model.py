@@ -112,11 +112,11 @@ MUTATIONS: dict[str, tuple[Source, str, str]] = {
         SECOND_LOOK.replace("continue", "await store.delete(paths.tombstone(found.item)); continue"),
     ),
     "a tombstone is not looked for": (
-        sharing.refer,
-        "return not await exists(store, paths.tombstone(item))",
-        "return True",
+        sharing.refer_all,
+        "return {item for item in items if paths.tombstone(item) not in given_up}",
+        "return set(items)",
     ),
-    "no runid object at all": (sharing.refer, 'await store.put(paths.runid(item, run_id), b"")', "pass"),
+    "no runid object at all": (sharing.refer_all, 'await store.put(paths.runid(item, run_id), b"")', "pass"),
     "runid objects stay": (sharing.release, "[info.key for info in runids]", "[]"),
     "the tombstone stays": (
         sharing.sweep,

@@ -212,6 +212,16 @@ async def test_delete(store: ObjectStore) -> None:
     assert await keys(store) == ["a/b", "a/d"]
 
 
+async def test_stat_many(store: ObjectStore) -> None:
+    for key in ("a/b/c", "a/b/d", "a/e", "f"):
+        await store.put(key, key.encode())
+    assert await store.stat_many([]) == {}
+    found = await store.stat_many(["f", "a/b/d", "a/missing", "a/e", "no/such/folder", "a/b", "f/x", "a/b/c", "f"])
+    assert found == {key: await store.stat(key) for key in ("a/b/c", "a/b/d", "a/e", "f")}
+    with pytest.raises(InvalidRequest):
+        await store.stat_many(["f", "a/../b"])
+
+
 async def test_list_many(store: ObjectStore) -> None:
     for key in ("a-b/runs/1", "a/data/x", "a/runs/1", "a/runs/2", "b/runs/1", "c", "d/runs/1/2", "u"):
         await store.put(f"t/{key}", b"x")

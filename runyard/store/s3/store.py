@@ -89,6 +89,17 @@ class S3Store:
         check_key(key)
         return (await self._calls.ask(f"looking for `{key}`", self._bucket.head, key)).info
 
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        found: dict[str, ObjectInfo] = {}
+        for at in range(0, len(keys), PAGE):  # so many wait for a thread at a time
+            answers = await asyncio.gather(*map(self.stat, keys[at : at + PAGE]), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, ObjectInfo):
+                    found[answer.key] = answer
+                elif not isinstance(answer, NotFound):
+                    raise answer
+        return found
+
     async def delete(self, key: str) -> None:
         check_key(key)
         await self._calls.act(f"deleting `{key}`", self._bucket.delete, key)
