@@ -95,7 +95,7 @@ async def refer(store: ObjectStore, item: str, run_id: str) -> bool:
 async def refer_all(
     store: ObjectStore, items: Sequence[str], run_id: str, *, said: Callable[[], None] = lambda: None
 ) -> set[str]:
-    """The same for many: those that are not given up. All is said before the first look; ``said`` hears of each."""
+    """The same for many: those that are not given up. All is said before the first look, each to ``said`` too."""
 
     async def say(item: str) -> None:
         await store.put(paths.runid(item, run_id), b"")
