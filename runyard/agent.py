@@ -1663,6 +1663,7 @@ def compile_name(glob: str) -> Segment:
             out.append(".")
         elif letter == "[" and close > 0:
             inside = glob[at + 1 : close].replace("\\", "\\\\").replace("[", "\\[")
+            inside = re.sub("(?<=-)-|[&|~]", r"\\\g<0>", inside)  # for `re`, these may come to mean more one day
             out.append(f"[^{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]")
             at = close
         else:

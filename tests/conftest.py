@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lab import lab, release_lab
-from minio_server import free_port, minio, own_minio  # noqa: F401 - fixtures of all rooms
+from minio_server import free_pair, minio, own_minio  # noqa: F401 - fixtures of all rooms
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from yard import Yard, temporal_program, working
@@ -36,7 +36,7 @@ async def server() -> AsyncIterator[WorkflowEnvironment]:
         dev_server_existing_path=temporal_program(),
         dev_server_extra_args=flags,
         ui=True,
-        ui_port=free_port(),  # the server's own choice, its port + 1000, may be in use
+        port=free_pair(),
     ) as environment:
         await require_search_attributes(environment.client)
         yield environment

@@ -4,6 +4,7 @@ The program is `$RUNYARD_MINIO`, else `minio` of the PATH, else the one that `ma
 `$RUNYARD_LAB/bin` (by default `~/.cache/runyard-lab/bin`). Without it these tests are skipped, and say so.
 """
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -139,6 +140,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_pair() -> int:
+    """A port above which, at 1,000 more, another is free too: a Temporal server has its UI there."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", port + 1000))
+            return port
 
 
 @pytest.fixture(scope="session")

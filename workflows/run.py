@@ -240,16 +240,21 @@ class RunWorkflow(RunMessages):
 
     async def _leave_view(self) -> None:
         """For who asks until the next execution can answer: it has a large state to read, and much to start."""
-        if self.board.prepared.leaves_view:
-            with contextlib.suppress(ActivityError):  # then they have to wait
-                await workflow.execute_activity(
-                    LEAVE_VIEW,
-                    LeaveView(by=workflow.info().run_id, run=self.board.view(workflow.now())),
-                    activity_id="leave view",
-                    task_queue=RUNS_QUEUE,
-                    schedule_to_close_timeout=LEAVE,
-                    summary="the run as it is, for the moment in which it continues as new",
-                )
+        if not self.board.prepared.leaves_view:
+            return
+        try:
+            await workflow.execute_activity(
+                LEAVE_VIEW,
+                LeaveView(by=workflow.info().run_id, run=self.board.view(workflow.now())),
+                activity_id="leave view",
+                task_queue=RUNS_QUEUE,
+                schedule_to_close_timeout=LEAVE,
+                summary="the run as it is, for the moment in which it continues as new",
+            )
+        except ActivityError as error:
+            if isinstance(error.cause, CancelledError):  # it is the run that was cancelled
+                raise asyncio.CancelledError from error
+            workflow.logger.warning("no view of the run was left, so that questions wait: %s", error.cause)
 
     async def _announce(self) -> None:
         """Have questions wait for what comes next: one in the last workflow task would replay this execution."""
