@@ -29,6 +29,7 @@ from lab import Lab
 from lab_scene import LATE_CANCEL, Handle, Pod, Scene, Spot, counting, lines, open_scene
 from lab_workers import Workers, kill, workers_of
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from runyard.errors import RunyardError
 from runyard.executors.kubernetes.verdict import Patience
@@ -225,12 +226,12 @@ def chance_of(number: int, what: str) -> random.Random:
 
 
 async def until_done(act: Callable[[], Awaitable[Any]]) -> Any:
-    """Once the API server and the store answer, which are away now and then."""
+    """Once the API server and the store answer, which are away now and then, or Temporal, on a busy machine."""
     while True:
         try:
             return await act()
-        except (ApiException, ClientError, OSError, RunyardError) as error:
-            if isinstance(error, TimeoutError) or getattr(error, "status", 0) == 404:
+        except (ApiException, ClientError, OSError, RPCError, RunyardError) as error:
+            if isinstance(error, TimeoutError) or getattr(error, "status", 0) in (404, RPCStatusCode.NOT_FOUND):
                 raise
             await asyncio.sleep(0.5)
 
