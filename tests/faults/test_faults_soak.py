@@ -268,4 +268,5 @@ async def test_a_soak_of_all_faults(soak: Soak) -> None:
     found = soak.found
     print(f"{number} rounds, {found.tasks} tasks; not there: {sorted(soak.unseen)}", flush=True)
     wrong = [*found.verdicts, *found.lines, *found.left, *found.stuck]
+    print("\n".join(wrong), flush=True)
     assert wrong == [], f"seed {SEED}: {found.faults}"
