@@ -56,11 +56,14 @@ class Cleanup:
     id: str
     joined: bool
     handle: WorkflowHandle[object, CleanupReport]
+    yard: Runyard
 
     async def result(self) -> CleanupReport:
-        """Wait for its end. Raises what kept it from its end."""
+        """Wait for its end. Raises what kept it from its end, ServerUnavailable."""
         try:
             return await self.handle.result()
+        except RPCError as error:
+            raise self.yard.explain(error, what=f"the cleanup {self.id}") from error
         except WorkflowFailureError as error:
             if isinstance(error.cause, ApplicationError):
                 raise from_application(error.cause) from error
@@ -83,10 +86,10 @@ async def clean(yard: Runyard, *, dry_run: bool = False, now: bool = False, rein
     request = CleanupRequest(dry_run=dry_run, now=now, reindex=reindex)
     try:
         if not dry_run and (other := await _under_way(client)):
-            return _found(client, other, joined=True)
+            return _found(yard, other, joined=True)
         workflow_id = DRY_RUN_ID if dry_run else CLEANUP_ID
         joined = not await _start(client, workflow_id, request)
-        return _found(client, workflow_id, joined=joined)
+        return _found(yard, workflow_id, joined=joined)
     except RPCError as error:
         raise yard.explain(error, what="a cleanup") from error
 
@@ -126,7 +129,7 @@ async def remove_run(yard: Runyard, run_id: str) -> CleanupReport:
     try:
         joined = not await _start(client, workflow_id, CleanupRequest(runs=[run_id]))
         async with asyncio.timeout(6 * ANSWER_S):
-            report = await _found(client, workflow_id, joined=joined).result()
+            report = await _found(yard, workflow_id, joined=joined).result()
     except RPCError as error:
         raise yard.explain(error, what=f"the removal of {run_id}") from error
     except TimeoutError as error:
@@ -236,9 +239,9 @@ async def _under_way(client: Client) -> str:
     return ""
 
 
-def _found(client: Client, workflow_id: str, *, joined: bool) -> Cleanup:
-    handle = client.get_workflow_handle(workflow_id, result_type=CleanupReport)
-    return Cleanup(id=workflow_id, joined=joined, handle=handle)
+def _found(yard: Runyard, workflow_id: str, *, joined: bool) -> Cleanup:
+    handle = yard.client.get_workflow_handle(workflow_id, result_type=CleanupReport)
+    return Cleanup(id=workflow_id, joined=joined, handle=handle, yard=yard)
 
 
 def _explain(client: Client, error: RPCError) -> RunyardError:

@@ -19,6 +19,7 @@ from temporalio.testing import WorkflowEnvironment
 from yard import temporal_program
 
 from runyard.client import Runyard
+from runyard.client.cleanup import clean
 from runyard.errors import ConfigError, RunyardError, ServerUnavailable
 from runyard.settings import Settings
 from runyard.temporal import connect, data_converter
@@ -72,6 +73,18 @@ async def test_a_search_attribute_of_another_type_is_named(bare: Client, setting
     await bare.operator_service.add_search_attributes(request)
     with pytest.raises(ConfigError, match="RunyardTasks is Keyword, not Int"):
         await asyncio.wait_for(serve(bare, settings), 30)
+
+
+async def test_a_server_that_goes_while_somebody_waits_for_a_cleanup(settings: Settings) -> None:
+    program = temporal_program()
+    server = await WorkflowEnvironment.start_local(
+        data_converter=data_converter(), dev_server_existing_path=program
+    )
+    async with Runyard.over(server.client, settings) as yard:
+        started = await clean(yard)  # nobody serves it: it does not end
+        await server.shutdown()
+        with pytest.raises(ServerUnavailable, match="does not answer"):
+            await started.result()
 
 
 async def test_a_worker_of_a_namespace_that_is_not_there(client: Client, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, to be killed, by the settings of its environment.
+"""A worker in a process of its own, to be killed, by the settings of its environment. Says when it serves.
 
 python soak_worker.py ADDRESS
 """
@@ -12,7 +12,12 @@ from workers.serve import serve
 
 
 async def main(address: str) -> None:
-    await serve(await connect(address=address), Settings(), executors=["local"])
+    ready = asyncio.Event()
+    client = await connect(address=address)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(client, Settings(), executors=["local"], ready=ready))
+        await ready.wait()
+        print("serving", flush=True)
 
 
 if __name__ == "__main__":

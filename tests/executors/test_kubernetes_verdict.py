@@ -95,6 +95,50 @@ def test_how_it_ended(name: str) -> None:
     assert found.node in ("localhost", "")
 
 
+CUT_OFF = "failed to create containerd task: failed to create shim task: context canceled: unknown"
+"""The whole message of a container whose kubelet was killed while its runtime made it."""
+
+
+def set_container(body: dict[str, Any], name: str, state: dict[str, Any]) -> None:
+    for each in body["status"]["containerStatuses"]:
+        if each["name"] == name:
+            each["state"] = state
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (CUT_OFF, Reason.NODE_LOST),
+        ('exec: "/no/such": stat /no/such: no such file or directory', Reason.START_ERROR),
+    ],
+)
+def test_whose_fault_it_is_that_a_container_does_not_start(said: str, reason: Reason) -> None:
+    """The node's is tried again by itself: no step has begun."""
+    body, gone = recorded("no_shell")
+    before = next(
+        each["state"]["terminated"] for each in body["status"]["containerStatuses"] if each["name"] == "main"
+    )
+    set_container(body, "main", {"terminated": {**before, "message": said}})
+    verdict = judge(body, gone=gone, now=taken_at(body))
+    assert verdict.ended is not None
+    assert (verdict.ended.reason, verdict.patience_s) == (reason, 0)
+    assert said in verdict.ended.message
+    set_container(body, "main", {"waiting": {"reason": "CreateContainerError", "message": said}})
+    verdict = judge(body, gone=gone, now=taken_at(body))
+    assert verdict.ended is not None
+    assert (verdict.ended.reason, verdict.patience_s) == (reason, Patience().start_s)
+
+
+@pytest.mark.parametrize(("said", "reason"), [(CUT_OFF, Reason.NODE_LOST), ("no", Reason.SERVICE_FAILED)])
+def test_whose_fault_it_is_that_a_service_does_not_start(said: str, reason: Reason) -> None:
+    body, gone = recorded("service_fails")
+    ended = {"reason": "StartError", "message": said, "exitCode": 128}
+    set_container(body, "svc-db", {"terminated": ended})
+    verdict = judge(body, gone=gone, now=taken_at(body))
+    assert verdict.ended is not None
+    assert verdict.ended.reason is reason
+
+
 @pytest.mark.parametrize("name", GOING_ON)
 def test_it_goes_on(name: str) -> None:
     state, words = GOING_ON[name]

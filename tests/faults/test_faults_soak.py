@@ -4,8 +4,9 @@
 
 In each round a run of tasks that print known lines goes on, in the care of workers that are killed and put to
 sleep; somebody deletes, evicts or robs of their agents some of its pods; beside it are runs with some of the
-faults of the table (fault_rows.py); and meanwhile parts of the node or the store are away. A seed tells the faults
-and their moments, not what else the machine does: a failure comes again with it often, not always.
+faults of the table (fault_rows.py); and meanwhile parts of the node or the store are away. No fault comes again
+before all have been there, and a whole soak goes on until they have. A seed tells the faults and their moments,
+not what else the machine does: a failure comes again with it often, not always.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,15 @@ from lab import Lab
 from lab_scene import LATE_CANCEL, Handle, Pod, Scene, Spot, counting, lines, open_scene
 from lab_workers import Workers, kill, workers_of
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from runyard.errors import RunyardError
 from runyard.executors.kubernetes.verdict import Patience
 from runyard.reasons import Reason
 from runyard.spec.run import RunView
 
-MINUTES = float(os.environ.get("RUNYARD_SOAK_MINUTES") or 15)
+WHOLE_MINUTES = 15
+MINUTES = float(os.environ.get("RUNYARD_SOAK_MINUTES") or WHOLE_MINUTES)
 SEED = int(os.environ.get("RUNYARD_SOAK_SEED") or random.randrange(1_000_000))
 STUCK_S = 420  # the longest outage, the longest patience and the longest timeout together are less than half of it
 
@@ -72,19 +75,43 @@ class Found:
     faults: list[str] = field(default_factory=list)
 
 
+class Deck:
+    """Deals things in a random order, all of them before any comes again."""
+
+    def __init__(self, what: str, things: Iterable[str]) -> None:
+        self._things = sorted(things)
+        self._chance = random.Random(f"{SEED} {what}")
+        self._left: list[str] = []
+        self.unseen = set(self._things)
+
+    def deal(self, count: int = 1) -> list[str]:
+        if len(self._left) < count:
+            self._left += self._chance.sample(self._things, len(self._things))
+        dealt, self._left = self._left[:count], self._left[count:]
+        self.unseen -= set(dealt)
+        return dealt
+
+
 @dataclass(kw_only=True)
 class Soak:
     scene: Scene
     spots: dict[str, Spot]
     workers: Workers
     found: Found = field(default_factory=Found)
+    rows: Deck = field(default_factory=lambda: Deck("rows", TABLE))
+    outages: Deck = field(default_factory=lambda: Deck("outages", [*OUTAGES_S, *TO_WORKERS]))
+    victims: Deck = field(default_factory=lambda: Deck("victims", TO_PODS))
+
+    @property
+    def unseen(self) -> set[str]:
+        """The faults that have not been there yet."""
+        return self.rows.unseen | self.outages.unseen | self.victims.unseen
 
     async def round(self, number: int) -> None:
         """One run with known lines, some with faults of the table, and an outage."""
         chance = chance_of(number, "round")
-        chosen = chance.sample(sorted(TABLE), 4)
-        outage = chance.choice([*OUTAGES_S, *TO_WORKERS])
-        victims = {f"victim {fault}": fault for fault in chance.sample(sorted(TO_PODS), 2)}
+        chosen, (outage,) = self.rows.deal(4), self.outages.deal()
+        victims = {f"victim {fault}": fault for fault in self.victims.deal(2)}
         counted = {f"count {n}": (chance.randrange(20, 600), chance.choice((0, 0, 7))) for n in range(4)}
         self.found.faults.append(f"{number}: {outage}, {', '.join([*victims.values(), *chosen])}")
         print(self.found.faults[-1], flush=True)
@@ -199,12 +226,12 @@ def chance_of(number: int, what: str) -> random.Random:
 
 
 async def until_done(act: Callable[[], Awaitable[Any]]) -> Any:
-    """Once the API server and the store answer, which are away now and then."""
+    """Once the API server and the store answer, which are away now and then, or Temporal, on a busy machine."""
     while True:
         try:
             return await act()
-        except (ApiException, ClientError, OSError, RunyardError) as error:
-            if isinstance(error, TimeoutError) or getattr(error, "status", 0) == 404:
+        except (ApiException, ClientError, OSError, RPCError, RunyardError) as error:
+            if isinstance(error, TimeoutError) or getattr(error, "status", 0) in (404, RPCStatusCode.NOT_FOUND):
                 raise
             await asyncio.sleep(0.5)
 
@@ -235,10 +262,11 @@ async def soak(lab: Lab, client: Client, tmp_path: Path) -> AsyncIterator[Soak]:
 async def test_a_soak_of_all_faults(soak: Soak) -> None:
     print(f"RUNYARD_SOAK_SEED={SEED} RUNYARD_SOAK_MINUTES={MINUTES:g}", flush=True)
     until, number = time.monotonic() + 60 * MINUTES, 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or (MINUTES >= WHOLE_MINUTES and soak.unseen):
         number += 1
         await soak.round(number)
     found = soak.found
-    print(f"{number} rounds, {found.tasks} tasks", flush=True)
+    print(f"{number} rounds, {found.tasks} tasks; not there: {sorted(soak.unseen)}", flush=True)
     wrong = [*found.verdicts, *found.lines, *found.left, *found.stuck]
+    print("\n".join(wrong), flush=True)
     assert wrong == [], f"seed {SEED}: {found.faults}"

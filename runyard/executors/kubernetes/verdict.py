@@ -153,7 +153,7 @@ def _terminated(body: Json, main: _Container, gone: bool) -> Verdict:
     agent = _container(body, names.AGENT)
     if code != 0:
         ended = _explain(body, end, ended, agent)
-    if sealed or gone or not agent.runs or ended.reason is Reason.START_ERROR:
+    if sealed or gone or not agent.runs or fields.text(end, "reason") in _NOT_STARTED:
         return _over(ended)
     message = "main has ended, and its agent stores what it left"
     return _over(ended, patience_s=SEAL_S, fault="sealing", message=message, begun=True)
@@ -177,10 +177,10 @@ def _explain(body: Json, end: Json, ended: Ended, agent: _Container) -> Ended:
     found = _ending(body) or _disruption(body) or _refused_by_node(body) if cut_short else None
     if found is None and words == "OOMKilled":
         found = Reason.OOM_KILLED, "main or a process of its steps used more memory than its limit"
-    if found is None and words in ("StartError", "ContainerCannotRun"):
+    if found is None and words in _NOT_STARTED:
         return replace(
             ended,
-            reason=Reason.START_ERROR,
+            reason=_start_reason(ended.receipt),
             message=f"the container did not start: {ended.receipt.strip()}"[:1000],
             receipt="",
             signal=None,
@@ -193,6 +193,20 @@ def _explain(body: Json, end: Json, ended: Ended, agent: _Container) -> Ended:
     if found is None and cut_short and _deleted(body):
         found = Reason.LOST, "somebody deleted the pod"
     return ended if found is None else replace(ended, reason=found[0], message=found[1])
+
+
+_NOT_STARTED = ("StartError", "ContainerCannotRun")
+_INTERRUPTED = (
+    *("context canceled", "context deadline exceeded", "code = Unavailable", "transport is closing"),
+    *("connection refused", "ttrpc: closed", "is reserved for"),
+)
+"""What the kubelet and its runtime say where one of them went while they made a container. A command, a folder or
+a user that is not there has other words, the kernel's."""
+
+
+def _start_reason(said: str) -> Reason:
+    """Whether the node is to blame for a container that did not start, or what was asked of it."""
+    return Reason.NODE_LOST if any(words in said for words in _INTERRUPTED) else Reason.START_ERROR
 
 
 _Found = tuple[Reason, str] | None
@@ -321,7 +335,7 @@ def _waiting_fault(
             reason, patience_s = Reason.AGENT_LOST, patience.pull_s
         message = f"{whose}container cannot be made: {each.says or word}"
     elif word in _NEVER_STARTS:
-        reason, patience_s = Reason.START_ERROR, patience.start_s
+        reason, patience_s = _start_reason(each.says), patience.start_s
         message = f"{whose}container does not start: {each.says or word}"
     else:
         return None
@@ -382,12 +396,19 @@ def _service_fault(body: Json, main: _Container, patience: Patience) -> Verdict 
             continue
         name = each.name.removeprefix(names.SERVICE)
         if each.exit_code:  # one that ends with 0 was a setup, and the agent waits for what it waits for
-            ended = Ended(reason=Reason.SERVICE_FAILED, message=_service_end(name, each), node=_node(body))
+            ended = Ended(reason=_service_reason(each), message=_service_end(name, each), node=_node(body))
             return _faulty(body, main, ended, patience_s=0, fault=f"{each.name} ended")
         found = _waiting_fault(body, each, main, patience, whose=f"the service {name}'s ")
         if found is not None:
             return found
     return None
+
+
+def _service_reason(service: _Container) -> Reason:
+    end = fields.part(service.state, "terminated")
+    not_started = fields.text(end, "reason") in _NOT_STARTED
+    node = not_started and _start_reason(fields.text(end, "message")) is Reason.NODE_LOST
+    return Reason.NODE_LOST if node else Reason.SERVICE_FAILED
 
 
 def _service_end(name: str, service: _Container) -> str:
