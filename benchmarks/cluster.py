@@ -23,7 +23,7 @@ from benchmarks.pod import BUCKET, Bucket, open_bucket
 from runyard.client import Run, Runyard
 from runyard.dialogue import Manifest
 from runyard.executors.kubernetes import fields, names
-from runyard.executors.kubernetes.api import Api
+from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
 from runyard.executors.kubernetes.watch import main_ended
 from runyard.records.logs import Seal, load_manifest, load_seal
@@ -100,8 +100,14 @@ class Cluster:
             await worker.kill()
 
     async def close(self) -> None:
+        """Also after a measurement that was interrupted: nothing is left behind."""
         for worker in self._workers:
             await worker.kill()
+        while left := list(fields.parts(await self.api.page("pods", labelSelector=names.SELECTOR), "items")):
+            for body in left:
+                name, uid = fields.text(body, "metadata", "name"), fields.text(body, "metadata", "uid")
+                with contextlib.suppress(Refused):
+                    await self.api.delete("pods", name, uid=uid, grace_s=0)
 
     def _environment(self) -> dict[str, str]:
         shared = {"name": "shared", "hostPath": {"path": str(self.shared)}}
