@@ -22,6 +22,7 @@ from typing import Any, Final
 from benchmarks.pod import BUCKET, Bucket, open_bucket
 from runyard.client import Run, Runyard
 from runyard.dialogue import Manifest
+from runyard.errors import ClusterUnavailable
 from runyard.executors.kubernetes import fields, names
 from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
@@ -251,16 +252,26 @@ class Pods:
         return [note.partition(" ")[0] for note in notes]
 
     async def _watch(self, api: Api, run: Run) -> None:
-        query = {"labelSelector": f"{names.RUN}={names.label_value(run.id)}", "resourceVersion": "0"}
-        async for event in api.watch("pods", idle_s=600, query=query):
-            body = event["object"]
-            uid = fields.text(body, "metadata", "uid")
-            if event["type"] == "DELETED":
-                self.present.pop(uid, None)
-            elif uid:  # a bookmark has none
-                self.made.add(uid)
-                self.present[uid] = body
+        """Listed anew whenever the stream ends, as it may at any time."""
+        label = f"{names.RUN}={names.label_value(run.id)}"
+        while True:
+            page = await api.page("pods", limit=1000, labelSelector=label)
+            self.present = {fields.text(body, "metadata", "uid"): body for body in fields.parts(page, "items")}
+            self.made |= set(self.present)
             self._news.set()
+            query = {"labelSelector": label, "resourceVersion": fields.text(page, "metadata", "resourceVersion")}
+            with contextlib.suppress(Refused, ClusterUnavailable):
+                async for event in api.watch("pods", idle_s=90, query=query):
+                    self._take(event["type"], event["object"])
+
+    def _take(self, kind: str, body: Json) -> None:
+        uid = fields.text(body, "metadata", "uid")
+        if kind == "DELETED":
+            self.present.pop(uid, None)
+        elif uid:  # a bookmark has none
+            self.made.add(uid)
+            self.present[uid] = body
+        self._news.set()
 
 
 def _main_runs(body: Json) -> bool:
@@ -277,10 +288,8 @@ async def watched(cluster: Cluster, run: Run) -> AsyncIterator[Pods]:
     try:
         yield pods
     finally:
-        ended = watching.done()
         watching.cancel()
         await asyncio.wait([watching])
-        assert not ended, "the watch ended before the measurement"
 
 
 # Processes of this machine
