@@ -7,6 +7,7 @@ store is put to sleep by a signal. So it is the lab, and one that nobody else us
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -295,23 +296,40 @@ async def watched(cluster: Cluster, run: Run) -> AsyncIterator[Pods]:
 # Processes of this machine
 
 
+@dataclass(kw_only=True)
+class AgentsUse:
+    """Of the agents of all pods, as the system notes it: true on a busy machine too, unlike a pace."""
+
+    largest_kb: int = 0  # resident, at any time
+    cpu_s: dict[Path, float] = field(default_factory=dict)  # of each that was ever seen
+
+    @property
+    def most_mb(self) -> float:
+        return self.largest_kb * 1024 / 1e6
+
+    def look(self, process: Path) -> None:
+        self.largest_kb = max(self.largest_kb, _high_water_kb(process))
+        with contextlib.suppress(OSError):
+            self.cpu_s[process] = processor_s(int(process.name))
+
+
 @contextlib.asynccontextmanager
-async def agent_memory() -> AsyncIterator[Callable[[], float]]:
-    """The most megabytes that an agent of any pod has had resident; as the system has noted it, not as seen."""
-    most = 0
+async def agents_use() -> AsyncIterator[AgentsUse]:
+    """What is used while the block runs, by agents that are looked at twenty times a second."""
+    use = AgentsUse()
 
     async def look() -> None:
-        nonlocal most
         known: set[Path] = set()
-        for turn in range(1_000_000):
+        for turn in itertools.count():
             if turn % 10 == 0:
                 known = set(_agents())
-            most = max([most, *map(_high_water_kb, known)])
+            for process in known:
+                use.look(process)
             await asyncio.sleep(0.05)
 
     looking = asyncio.create_task(look())
     try:
-        yield lambda: most * 1024 / 1e6
+        yield use
     finally:
         looking.cancel()
 

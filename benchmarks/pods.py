@@ -24,7 +24,7 @@ from benchmarks.cluster import (
     OUR_IMAGE,
     SHARED,
     Cluster,
-    agent_memory,
+    agents_use,
     open_cluster,
     processor_s,
     resident_mb,
@@ -88,20 +88,22 @@ SMALL: Final = Sizes(
 
 async def log(cluster: Cluster, sizes: Sizes) -> list[Row]:
     wanted, size = await asyncio.to_thread(read_numbers, sizes.numbers)
-    rates, memory, whole = Samples(), Samples(), True
+    rates, memory, cpu, whole = Samples(), Samples(), Samples(), True
     async with cluster.worker():
         for _ in range(sizes.repeats):
-            async with agent_memory() as most_mb:
+            async with agents_use() as use:
                 run = await cluster.start([task("log", f"seq {sizes.numbers}")])
                 await finish(run)
             task_id = (await cluster.task_ids(run))["log"]
             rates.add(size / 1e6 / cluster.took_s(task_id))
-            memory.add(most_mb())
+            memory.add(use.most_mb)
+            cpu.add(sum(use.cpu_s.values()))
             whole = await is_whole(cluster, task_id, wanted) and whole
     met = whole and rates.median >= 50
     return [
         Row(f"log of {size / 1e6:.0f} MB from a pod", f"{rates.text('MB/s')}, {_words(whole)}", "≥ 50 MB/s", met),
         Row("RSS of its agent", memory.text("MB"), "≤ 100 MB", max(memory.values) <= 100),
+        Row("CPU of its agent, its start included", cpu.text("s")),
     ]
 
 
@@ -144,7 +146,7 @@ async def away(cluster: Cluster, sizes: Sizes) -> list[Row]:
     for how, leave in (("asleep", cluster.store_asleep), ("killed", cluster.store_dead)):
         async with (
             cluster.worker(kubernetes_spool_bytes=str(sizes.spool_bytes)),
-            agent_memory() as most_mb,
+            agents_use() as use,
         ):
             run = await cluster.start([task("log", f"seq {sizes.numbers}")])
             task_id = await first_segment(cluster, run, "log")
@@ -157,8 +159,8 @@ async def away(cluster: Cluster, sizes: Sizes) -> list[Row]:
         assert step.ended_at is not None
         step_s = (step.ended_at - step.started_at).total_seconds()
         what = f"{size / 1e6:.0f} MB, the store {how} for {sizes.away_s:g} s in the middle"
-        found = f"{_words(whole)}; the step took {step_s:.1f} s, its agent {most_mb():.0f} MB"
-        met = whole and step_s >= sizes.away_s and most_mb() <= 100
+        found = f"{_words(whole)}; the step took {step_s:.1f} s, its agent {use.most_mb:.0f} MB"
+        met = whole and step_s >= sizes.away_s and use.most_mb <= 100
         rows.append(Row(what, found, "the same; the step waits", met))
     return rows
 
@@ -177,7 +179,7 @@ async def first_segment(cluster: Cluster, run: Run, name: str) -> str:
 async def follow(cluster: Cluster, sizes: Sizes) -> list[Row]:
     lines = sizes.rate * sizes.seconds
     command = f"python3 -S -c '{_CLOCK.format(lines=lines, rate=sizes.rate)}'"
-    async with cluster.worker(), agent_memory() as most_mb:
+    async with cluster.worker(), agents_use() as use:
         run = await cluster.start([task(f"t{n}", command, image=OUR_IMAGE) for n in range(sizes.writers)])
         found = await asyncio.gather(*(_lateness(run, f"t{n}") for n in range(sizes.writers)))
         await finish(run)
@@ -202,7 +204,11 @@ async def follow(cluster: Cluster, sizes: Sizes) -> list[Row]:
             f"{sizes.seconds} s",
             slow < sizes.seconds * 1.1,
         ),
-        Row("RSS of the largest agent", f"{most_mb():.0f} MB", "≤ 100 MB", most_mb() <= 100),
+        Row("RSS of the largest agent", f"{use.most_mb:.0f} MB", "≤ 100 MB", use.most_mb <= 100),
+        Row(
+            "CPU of an agent for a thousand lines",
+            f"{sum(use.cpu_s.values()) / (sizes.writers * lines) * 1e6:.1f} ms",
+        ),
     ]
 
 
