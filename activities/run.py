@@ -12,12 +12,20 @@ from activities.failures import translate
 from activities.faults import Fault, no_fault
 from activities.pulse import Pulse
 from activities.restart import ask_temporal, keep
-from activities.signatures import PREPARE_RUN, RECORD_RUN, PreparedRun, PrepareRun, RecordRun
+from activities.signatures import (
+    LEAVE_VIEW,
+    PREPARE_RUN,
+    RECORD_RUN,
+    LeaveView,
+    PreparedRun,
+    PrepareRun,
+    RecordRun,
+)
 from activities.spans import Spans
 from runyard.errors import InvalidRequest
 from runyard.metrics import NO_METRICS, Metrics
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
-from runyard.records.runs import PlanIndex, write_plan, write_result
+from runyard.records.runs import Passing, PlanIndex, write_passing, write_plan, write_result
 from runyard.records.snapshots import refer_to_snapshot
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.group import NO_CAPS, Caps, lines_of
@@ -85,6 +93,7 @@ class RunActivities:
             history_events=HISTORY_EVENTS,
             history_bytes=HISTORY_BYTES,
             closing_ms=CLOSING_MS,
+            leaves_view=True,
             restart_of=run.restart_of,
             header=index.header,
             tasks=[graph_task(task, at) for task, at in zip(plan.tasks, index.tasks, strict=True)],
@@ -121,6 +130,13 @@ class RunActivities:
         index = await write_plan(self._store, plan)
         self._fault("prepare.planned")
         return index
+
+    @activity.defn(name=LEAVE_VIEW)
+    @translate
+    async def leave_view(self, leave: LeaveView) -> None:
+        """What a client shows in the second or two in which no execution of the run can answer."""
+        about(run=leave.run.id)
+        await write_passing(self._store, Passing(by=leave.by, view=leave.run))
 
     @activity.defn(name=RECORD_RUN)
     @translate

@@ -17,6 +17,7 @@ SCHEDULE_TASK = "schedule_task"
 FETCH_TASK = "fetch_task"
 DELETE_TASK = "delete_task"
 RECORD_RUN = "record_run"
+LEAVE_VIEW = "leave_view"
 STAY_IN_LINE = "stay_in_line"
 WATCH_RUN = "watch_run"
 PLAN_CLEANUP = "plan_cleanup"
@@ -51,6 +52,7 @@ class PreparedRun(Model):
     history_events: int = 7_000  # continue as new from here on
     history_bytes: int = 4 << 20
     closing_ms: int = 0  # an execution says so long before its end that it ends; 0 = it does not
+    leaves_view: bool = False  # and leaves a view of the run for those who ask before the next one can answer
     header: int  # length in bytes of the RunPlan at the start of the stored plan
     tasks: list[GraphTask]
     restart_of: str = ""  # the run that this one restarts
@@ -110,6 +112,13 @@ class DeleteTasks(Model):
 
 
 class RecordRun(Model):
+    run: RunView
+
+
+class LeaveView(Model):
+    """``by``: the execution that is about to continue as new."""
+
+    by: str
     run: RunView
 
 

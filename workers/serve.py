@@ -175,6 +175,7 @@ def _run_worker(client: Client, run: RunActivities, cleanup: CleanupActivities, 
         activities=[
             run.prepare_run,
             run.record_run,
+            run.leave_view,
             cleanup.plan_cleanup,
             cleanup.survey,
             cleanup.clean,

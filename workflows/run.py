@@ -22,10 +22,12 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 with workflow.unsafe.imports_passed_through():
     from activities.signatures import (
         DELETE_TASK,
+        LEAVE_VIEW,
         PREPARE_RUN,
         RECORD_RUN,
         DeleteTask,
         DeleteTasks,
+        LeaveView,
         PreparedRun,
         PrepareRun,
         RecordRun,
@@ -51,6 +53,9 @@ BUSY = 20
 CALM = timedelta(seconds=3)
 CALMS = 5
 """A run waits for short tasks before it continues as new: this long, and again while tasks go on ending."""
+
+LEAVE = timedelta(seconds=5)
+"""Not longer: nobody may be asking."""
 
 LONG_EVENTS = 1_000
 """From here on a replay takes so long that the end of the run, too, is announced."""
@@ -202,6 +207,7 @@ class RunWorkflow(RunMessages):
                 return
             if self._is_long():
                 await self._calm_down()
+                await self._leave_view()
                 await self._announce()
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(args=[_without_file(request), board.carry()])
@@ -231,6 +237,19 @@ class RunWorkflow(RunMessages):
             await workflow.wait_condition(lambda: self._woken)
             if self._bug is not None:
                 raise self._bug
+
+    async def _leave_view(self) -> None:
+        """For who asks until the next execution can answer: it has a large state to read, and much to start."""
+        if self.board.prepared.leaves_view:
+            with contextlib.suppress(ActivityError):  # then they have to wait
+                await workflow.execute_activity(
+                    LEAVE_VIEW,
+                    LeaveView(by=workflow.info().run_id, run=self.board.view(workflow.now())),
+                    activity_id="leave view",
+                    task_queue=RUNS_QUEUE,
+                    schedule_to_close_timeout=LEAVE,
+                    summary="the run as it is, for the moment in which it continues as new",
+                )
 
     async def _announce(self) -> None:
         """Have questions wait for what comes next: one in the last workflow task would replay this execution."""

@@ -106,12 +106,11 @@ def view_task(
             reason = Reason.WHEN if node.skip else Reason.DEPENDENCY
         elif outcome == "cancelled":
             reason = Reason.NEVER_STARTED
-        # not validated, here and below: there are ten thousand of them in the answer of one query
-        return TaskView.model_construct(
+        return TaskView(
             name=node.name, status=status, reason=reason, message=why, ignore_failure=node.ignore_failure
         )
     started_ms = record.started_ms if record.started_ms is not None else record.scheduled_ms
-    return TaskView.model_construct(
+    return TaskView(
         name=node.name,
         status=record.status,
         attempt=record.attempt,
@@ -130,7 +129,4 @@ def view_task(
 
 
 def _view_kept(node: GraphTask, kept: Kept) -> TaskView:
-    """Not validated, since most of a large run may be kept."""
-    return TaskView.model_construct(
-        name=node.name, status="success", id=node.id, attempt=kept.attempt, kept_from=kept.run
-    )
+    return TaskView(name=node.name, status="success", id=node.id, attempt=kept.attempt, kept_from=kept.run)

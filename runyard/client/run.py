@@ -22,7 +22,16 @@ from temporalio.service import RPCError, RPCStatusCode
 from runyard.client.logs import LogLine, read_logs
 from runyard.client.planned import Planned, complete, read_planned
 from runyard.client.remote import from_application, unknown_task
-from runyard.errors import Conflict, InvalidRequest, RemoteError, RunyardError, ServerUnavailable
+from runyard.errors import (
+    Conflict,
+    Corrupt,
+    InvalidRequest,
+    NotFound,
+    RemoteError,
+    RunyardError,
+    ServerUnavailable,
+)
+from runyard.records.runs import read_passing
 from runyard.records.segments import Log
 from runyard.spec.run import RUNS_QUEUE, ApprovalRequest, RunResult, RunView, TaskRequest, TaskView
 from runyard.temporal import CLOSING
@@ -45,7 +54,11 @@ FULL_S: Final = 0.2
 
 LOOK_S: Final = 0.05
 LOOKS: Final = 20
-"""An execution announces that moment: so often it is looked, in these steps, whether the next one is there."""
+"""An execution announces that moment. Where it has left no view of the run for it, it is looked so often, in these
+steps, whether the next one is there."""
+
+FRESH_EVENTS: Final = 3
+"""The history of an execution that has not had its first workflow task yet."""
 
 _NO_WORKER: Final = f"no worker answers on the queue {RUNS_QUEUE}"
 
@@ -204,9 +217,7 @@ class Run:
     async def _ask(self) -> RunView | None:
         """The worker's answer; None when none answers in time, or when the run has just ended or is forgotten."""
         try:
-            if not await self._meet_open():
-                return None
-            view = await _first(self._query, after_s=AGAIN_S)
+            view = await self._view()
         except WorkflowQueryFailedError as error:
             raise RemoteError(f"the worker cannot describe {self.id}: {error.message[:300]}") from error
         except RPCError as error:
@@ -214,23 +225,37 @@ class Run:
             if error.status in (*quiet, RPCStatusCode.CANCELLED, RPCStatusCode.RESOURCE_EXHAUSTED):
                 return None
             raise self._explain(error) from error
+        if view is None:
+            return None
         if not view.name:  # not read yet: a graph without tasks looks as if all of them had ended
             view = view.model_copy(update={"phase": "queued", "result": "unknown", "ended_at": None})
         return complete(self._yard.with_ui(view), await self.planned())
 
-    async def _meet_open(self) -> bool:
-        """Wait while an execution is about to end, for about a second at most; False where the run has ended.
+    async def _view(self) -> RunView | None:
+        """As the open execution has it or, where that cannot answer now, as the last one left it.
 
-        A question to one that has ended would be answered by a replay of it.
+        None where the run has ended: a question to such an execution would be answered by a replay of it.
         """
         for _ in range(LOOKS):
             description = await self._handle.describe()
             if description.status is not WorkflowExecutionStatus.RUNNING:
-                return False
-            if await description.memo_value(CLOSING, "") != description.run_id:
-                return True
+                return None
+            closing = await description.memo_value(CLOSING, "")
+            closes = closing == description.run_id
+            begins = description.history_length <= FRESH_EVENTS
+            if closing and (closes or begins) and (view := await self._left_by(closing)):
+                return view
+            if not closes:
+                break
             await asyncio.sleep(LOOK_S)
-        return True
+        return await _first(self._query, after_s=AGAIN_S)
+
+    async def _left_by(self, execution: str) -> RunView | None:
+        """The view that this execution left for the next one's first moment, if it did."""
+        with contextlib.suppress(NotFound, Corrupt):
+            passing = await read_passing(self._yard.store, self.id)
+            return passing.view if passing.by == execution else None
+        return None
 
     async def _query(self) -> RunView:
         loop = asyncio.get_running_loop()

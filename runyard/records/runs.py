@@ -99,6 +99,24 @@ async def read_result(store: ObjectStore, run_id: str) -> RunView:
     return _parse(RunView, await read(store, paths.result(run_id)), run_id)
 
 
+class Passing(Model):
+    """A run as an execution of its workflow left it, just before another went on: ``by`` is its id, the run id of
+    Temporal."""
+
+    by: str
+    view: RunView
+
+
+async def write_passing(store: ObjectStore, passing: Passing) -> None:
+    """Keep the latest."""
+    await store.put(paths.passing(passing.view.id), passing.model_dump_json().encode())
+
+
+async def read_passing(store: ObjectStore, run_id: str) -> Passing:
+    """Raises NotFound for a run that has never gone on in another execution, Corrupt."""
+    return _parse(Passing, await read(store, paths.passing(run_id)), run_id)
+
+
 async def write_runids(
     store: ObjectStore, run_id: str, *, logs: Sequence[str] = (), archives: Sequence[str] = ()
 ) -> None:

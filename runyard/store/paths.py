@@ -59,6 +59,10 @@ def result(run_id: str) -> str:
     return f"{run(run_id)}result.json"
 
 
+def passing(run_id: str) -> str:
+    return f"{run(run_id)}passing.json"
+
+
 def imported(run_id: str) -> str:
     return f"{run(run_id)}imported.json"
 

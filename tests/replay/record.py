@@ -111,9 +111,10 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
     "wide": ({"tasks": [task(f"t{n}", "sleep 0.3") for n in range(30)], "concurrency": 25}, nothing),
     "restarted": ({"tasks": RESTARTED}, nothing),
     "continued": ({"tasks": CHAINS}, nothing),  # before executions announced their end
-    "announced": ({"tasks": CHAINS}, nothing),
+    "announced": ({"tasks": CHAINS}, nothing),  # before they left a view of the run for that moment
+    "left": ({"tasks": CHAINS}, nothing),
 }
-LONG = ("continued", "announced", "restarted")
+LONG = ("continued", "announced", "left", "restarted")
 
 
 GROUP = "/project/recorded/branch/main"

@@ -16,7 +16,7 @@ from temporalio.service import RPCError
 from test_temporal_run import Handle, failure, file, task, tasks, until
 from yard import SANDBOX, Yard, working
 
-from runyard.client import Runyard
+from runyard.client import Run, Runyard
 from runyard.errors import StoreUnavailable
 from runyard.executors.base import Executor
 from runyard.executors.memory import MemoryExecutor
@@ -24,7 +24,7 @@ from runyard.reasons import Reason
 from runyard.records.logs import load_seal
 from runyard.records.runs import read_result
 from runyard.settings import Settings
-from runyard.spec.run import ApprovalRequest, TaskRequest, task_id
+from runyard.spec.run import ApprovalRequest, RunResult, RunView, TaskRequest, task_id
 from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore, read
 from runyard.store.posix import PosixStore
@@ -341,28 +341,47 @@ async def test_a_held_task_and_a_cancel_asked_for_cross_an_execution(
     await failure(handle)
 
 
-async def test_a_question_at_the_end_of_an_execution_waits_for_the_next(
+async def _closing(yard: Yard) -> tuple[Run, str]:
+    """A run of which an execution has announced its end, and that execution."""
+    handle = await yard.start(file(*_steps(8), task("gate", "true", approval=True)))
+    current = yard.client.get_workflow_handle(handle.id)
+    while await (seen := await current.describe()).memo_value(CLOSING, "") != seen.run_id:
+        await asyncio.sleep(0.05)
+    return Runyard(yard.client, yard.store, settings=Settings()).run(handle.id), seen.run_id
+
+
+async def _goes_on(yard: Yard, run: Run, seen: RunView) -> None:
+    """What was seen is true later, and the run comes to its end."""
+    assert {each.name for each in seen.tasks} == {"gate", *(f"s{n}" for n in range(8))}
+    handle = yard.client.get_workflow_handle(run.id, result_type=RunResult)
+    await until(yard, handle, "gate", "approval")
+    later = tasks(await run.describe())
+    assert all(later[each.name] == each for each in seen.tasks if each.status == "success")
+    await run.approve("gate", by="ann")
+    assert (await handle.result()).counts == {"success": 9}
+
+
+async def test_a_question_at_the_end_of_an_execution_is_answered_by_what_it_left(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
+    monkeypatch.setattr("activities.run.CLOSING_MS", 5_000)
+    run, execution = await _closing(yard)
+    view = await run.describe()
+    assert (await yard.client.get_workflow_handle(run.id).describe()).run_id == execution, "it did not wait"
+    await _goes_on(yard, run, view)
+
+
+async def test_where_nothing_was_left_it_waits_for_the_next(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answered by the old one it would replay all of it, once that has closed."""
     monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
     monkeypatch.setattr("activities.run.CLOSING_MS", 2_000)
     monkeypatch.setattr("runyard.client.run.LOOKS", 10_000)
-    handle = await yard.start(file(*_steps(8), task("gate", "true", approval=True)))
-    current = yard.client.get_workflow_handle(handle.id)
-    seen = await current.describe()
-    while await seen.memo_value(CLOSING, "") != seen.run_id:
-        await asyncio.sleep(0.05)
-        seen = await current.describe()
-    run = Runyard(yard.client, yard.store, settings=Settings()).run(handle.id)
+    run, execution = await _closing(yard)
+    await yard.store.delete(paths.passing(run.id))
     view = await run.describe()
-    assert (await current.describe()).run_id != seen.run_id
-    assert {each.name for each in view.tasks} == {"gate", *(f"s{n}" for n in range(8))}
-    later = tasks(await run.describe())
-    assert all(later[each.name] == each for each in view.tasks if each.status == "success")
-    await until(yard, handle, "gate", "approval")
-    await handle.execute_update("approve", ApprovalRequest(task="gate", by="ann"))
-    assert (await handle.result()).counts == {"success": 9}
+    assert (await yard.client.get_workflow_handle(run.id).describe()).run_id != execution
+    await _goes_on(yard, run, view)
 
 
 async def test_a_question_at_the_end_of_a_long_run_is_answered_by_what_is_stored(
