@@ -12,27 +12,27 @@ after all stay: the other try may still be at work, and what it was told must st
 with the run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from temporalio import activity
 
 from activities.faults import Fault
 from activities.statuses import ask
-from runyard.errors import Corrupt, NotFound
+from runyard.dialogue import ArchiveRecord
+from runyard.errors import Corrupt
 from runyard.records.bounded import for_each
 from runyard.records.earlier import State
-from runyard.records.logs import load_seal
-from runyard.records.sharing import refer
+from runyard.records.logs import Seal, load_seal
+from runyard.records.sharing import refer_all
 from runyard.spec.plan import Plan, TaskPlan
 from runyard.spec.restart import Choice, Earlier, choose, keeps_nothing, nothing_kept
 from runyard.spec.run import RunRequest
 from runyard.store import paths
-from runyard.store.base import ObjectInfo, ObjectStore
+from runyard.store.base import ObjectStore
 
-_AT_ONCE: Final = 256
-"""So many tasks are asked for at a time: a folder makes that many runid objects with one commit, a bucket's store
-has fewer requests under way by itself."""
+_AT_ONCE: Final = 64
 
 _GIVEN_UP: Final = "its data is being removed by the cleanup"
 
@@ -67,27 +67,32 @@ async def keep(
         return nothing_kept(plan).apply(plan)
     first = chosen({})
 
-    async def claim(task: TaskPlan) -> str:
-        why = await _claim(store, plan.run.run_id, task)
-        fault("prepare.claimed")
-        return why
-
-    whys = await for_each(list(first.kept.values()), claim, limit=_AT_ONCE)
-    missing = {name: why for name, why in zip(first.kept, whys, strict=True) if why}
+    missing = await _claim(store, plan.run.run_id, first.kept, fault)
     return (chosen(missing) if missing else first).apply(plan)
 
 
-async def _claim(store: ObjectStore, run_id: str, task: TaskPlan) -> str:
-    """Refer to a task's data. Why it cannot be kept after all; "" = it is there, and stays."""
-    items = [paths.log_item(task.id)]
-    if any(step.type == "save_to_workspace" and not step.skip for step in task.steps):
-        items.append(paths.archive_item(task.id))
-    there = await for_each(items, lambda item: refer(store, item, run_id))
-    return await _missing(store, task) if all(there) else _GIVEN_UP
+async def _claim(store: ObjectStore, run_id: str, kept: Mapping[str, TaskPlan], fault: Fault) -> dict[str, str]:
+    """Refer to the data of all of them. Why some cannot be kept after all; the rest is there, and stays."""
+    items = {name: _items(task) for name, task in kept.items()}
+    every = [item for each in items.values() for item in each]
+    there = await refer_all(store, every, run_id, said=lambda: fault("prepare.claimed"))
+    missing = {name: _GIVEN_UP for name, each in items.items() if not there.issuperset(each)}
+    rest = {name: task for name, task in kept.items() if name not in missing}
+    found = await for_each(list(rest.values()), partial(_seal, store), limit=_AT_ONCE)
+    seals = dict(zip(rest, found, strict=True))
+    missing |= {name: seal for name, seal in seals.items() if isinstance(seal, str)}
+    whole = {rest[name].id: seal.archives for name, seal in seals.items() if isinstance(seal, Seal)}
+    gone = await _gone(store, whole)
+    return missing | {name: gone[task.id] for name, task in rest.items() if task.id in gone}
 
 
-async def _missing(store: ObjectStore, task: TaskPlan) -> str:
-    """What of a task's data is not there. Archives are not read: they were verified when the log was sealed."""
+def _items(task: TaskPlan) -> list[str]:
+    saves = any(step.type == "save_to_workspace" and not step.skip for step in task.steps)
+    return [paths.log_item(task.id), *([paths.archive_item(task.id)] if saves else [])]
+
+
+async def _seal(store: ObjectStore, task: TaskPlan) -> Seal | str:
+    """A task's seal, or why it is not worth keeping the task."""
     assert task.kept is not None
     try:
         seal = await load_seal(store, task.id, task.kept.attempt)
@@ -95,20 +100,19 @@ async def _missing(store: ObjectStore, task: TaskPlan) -> str:
         return "its seal cannot be read"
     if seal is None:
         return "its logs are gone"
-    if seal.end.status != "success":
-        return f"its seal says {seal.end.status}"
-    for archive in seal.archives:
-        there = await _stat(store, paths.archives(task.id) + archive.file)
-        if there is None or await _stat(store, f"{paths.archives(task.id)}{archive.step}.json") is None:
-            return f"its archive {archive.file} is gone"
-        if there.size != archive.size:
-            return f"its archive {archive.file} has another size than what was saved"
-    return ""
+    return seal if seal.end.status == "success" else f"its seal says {seal.end.status}"
 
 
-async def _stat(store: ObjectStore, key: str) -> ObjectInfo | None:
-    """Of a few known keys this is cheaper than a listing."""
-    try:
-        return await store.stat(key)
-    except NotFound:
-        return None
+async def _gone(store: ObjectStore, saved: Mapping[str, Sequence[ArchiveRecord]]) -> dict[str, str]:
+    """By task id, what of its archives is not there. They are not read: they were verified when it was sealed."""
+    archives = [(paths.archives(task), task, each) for task, its in saved.items() for each in its]
+    keys = [place + name for place, _, each in archives for name in (each.file, f"{each.step}.json")]
+    there = await store.stat_many(keys)
+    gone: dict[str, str] = {}
+    for place, task, each in archives:
+        file = there.get(place + each.file)
+        if file is None or f"{place}{each.step}.json" not in there:
+            gone.setdefault(task, f"its archive {each.file} is gone")
+        elif file.size != each.size:
+            gone.setdefault(task, f"its archive {each.file} has another size than what was saved")
+    return gone

@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, report
 from runyard.client import Runyard
 from runyard.client.cleanup import clean
 from runyard.records.bounded import for_each
@@ -82,10 +82,10 @@ async def measure(
             async with workers[0], Runyard.over(server.client, settings) as yard:
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 begin = time.perf_counter()
-                report = await (await clean(yard)).result()
+                cleaned = await (await clean(yard)).result()
                 took_s = time.perf_counter() - begin
                 growth = max(growth, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-        deleted = sum(tally.objects for tally in report.deleted.values())
+        deleted = sum(tally.objects for tally in cleaned.deleted.values())
         left = [info.key async for info in store.list("logs/old")]
         assert deleted == wanted, (deleted, wanted)
         assert len(left) == runs * shared * 3, "all and only what nobody shares is gone"
@@ -123,9 +123,7 @@ async def main() -> None:
         rows = await measure(
             settings, Path(place), runs=args.runs, tasks=args.tasks, young=args.young, repeats=args.repeats
         )
-    for row in rows:
-        print(row, flush=True)
-    raise SystemExit(int(not all(row.met for row in rows)))
+    raise SystemExit(report(rows))
 
 
 if __name__ == "__main__":

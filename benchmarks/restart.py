@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.rows import Row, Samples
+from benchmarks.rows import HEAD, Row, Samples
 from runyard.client import Run, Runyard
 from runyard.executors.memory import MemoryExecutor
 from runyard.settings import Settings
@@ -97,6 +97,7 @@ async def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     missed = False
+    print(HEAD, flush=True)
     with tempfile.TemporaryDirectory(prefix="runyard-bench-") as place:
         async for row in measure(Path(place), tasks=args.tasks, repeats=args.repeats):
             print(row, flush=True)

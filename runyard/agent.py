@@ -2482,7 +2482,11 @@ def save_to_workspace(work: Work, step: Step) -> None:
         remove(path)
     target.put(f"{work.step}.json", json.dumps({"step": work.step, "file": name, **facts}).encode(), sync=True)
     work.agent.archives.append({"step": work.step, "file": name, **facts})
-    work.say(f"saved {facts['files']} entries in {facts['size']} bytes")
+    work.say(f"saved {_size_of(facts)}")
+
+
+def _size_of(facts: Facts) -> str:
+    return f"{facts['files']} {'entry' if facts['files'] == 1 else 'entries'} in {facts['size']} bytes"
 
 
 def restore_workspace(work: Work, step: Step) -> None:
@@ -2610,7 +2614,7 @@ class Cache:
                 return key, "exists", ""
         finally:
             remove(path)
-        return key, "saved", f"{facts['files']} entries in {facts['size']} bytes"
+        return key, "saved", _size_of(facts)
 
     def _commit(self, target: Folder, path: str, key: str, name: str, facts: Facts) -> bool:
         """Make it an entry of the folder; False where another was first."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal
 
+from runyard.errors import NotFound
 from runyard.store.base import ObjectInfo, ObjectStore, Target
 
 
@@ -74,6 +75,13 @@ class CuttingStore:
         self._end(self._begin("stat"))
         return await self._inner.stat(key)
 
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        found = {}
+        for key in keys:
+            with contextlib.suppress(NotFound):
+                found[key] = await self.stat(key)
+        return found
+
     async def delete(self, key: str) -> None:
         number = self._begin("delete")
         await self._inner.delete(key)
@@ -89,6 +97,11 @@ class CuttingStore:
         async for info in self._inner.list(prefix, start_after=start_after):
             yield info
         self._end(number)
+
+    async def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        for prefix in prefixes:
+            async for info in self.list(prefix):
+                yield info
 
     def target(self, prefix: str, *, expires_s: float) -> Target:
         return self._inner.target(prefix, expires_s=expires_s)

@@ -12,10 +12,10 @@ from datetime import datetime
 
 from runyard.errors import Corrupt, NotFound
 from runyard.records.bounded import for_each
-from runyard.records.ended import delete_entry
+from runyard.records.ended import key_of
 from runyard.records.fates import UNREADABLE, Judge
 from runyard.records.runs import read_result
-from runyard.records.sharing import Deleted, Found, Pace, no_pace, release, sweep, walk
+from runyard.records.sharing import Deleted, Found, Pace, delete_all, no_pace, release, sweep, walk
 from runyard.spec.cleanup import EXAMPLES, CleanupReport, SharedKind, Tally
 from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore
@@ -193,26 +193,34 @@ async def _expire_records(store: ObjectStore, page: dict[str, list[ObjectInfo]],
     )
     ledger = Ledger("runs")
 
-    async def expire(run_id: str) -> None:
-        if whys[run_id]:
-            ledger.kept(whys[run_id])
-            return
+    over = [run_id for run_id in page if not whys[run_id]]
+    if not how.dry_run:
+        await _delete_records(store, {run_id: page[run_id] for run_id in over}, how)
+    for run_id in over:
         infos = page[run_id]
-        if not how.dry_run:
-            await _delete_entry(store, run_id)
-            last = paths.result(run_id)  # it says that the run has ended, and when: for a cleanup that goes on
-            await release(store, [info for info in infos if info.key != last], pace=how.pace)
-            await release(store, [info for info in infos if info.key == last], pace=how.pace)
         ledger.gone(run_id, objects=len(infos), size_bytes=sum(info.size for info in infos))
-
-    await for_each(list(page), expire, limit=how.at_once)
+    for why in filter(None, whys.values()):
+        ledger.kept(why)
     return Page(cursor=paths.run(list(page)[-1])[:-1] + AFTER_ALL, report=ledger.report())
 
 
-async def _delete_entry(store: ObjectStore, run_id: str) -> None:
-    """Before the record: where it is, only the record says."""
+async def _delete_records(store: ObjectStore, records: Mapping[str, list[ObjectInfo]], how: How) -> None:
+    """Of each run its entry in the index first, since where that is only the result says.
+
+    The result comes last: it says that the run has ended, and when, for a cleanup that goes on.
+    """
+    entries = await for_each(list(records), lambda run_id: _entry_of(store, run_id), limit=how.at_once)
+    await delete_all(store, [key for key in entries if key], pace=how.pace)
+    lasts = {paths.result(run_id) for run_id in records}
+    keys = [info.key for infos in records.values() for info in infos]
+    await delete_all(store, [key for key in keys if key not in lasts], pace=how.pace)
+    await delete_all(store, [key for key in keys if key in lasts], pace=how.pace)
+
+
+async def _entry_of(store: ObjectStore, run_id: str) -> str | None:
     with contextlib.suppress(NotFound, Corrupt):
-        await delete_entry(store, await read_result(store, run_id))
+        return key_of(await read_result(store, run_id))
+    return None
 
 
 def _run_of(found: Found, info: ObjectInfo) -> str:

@@ -24,7 +24,6 @@ Locks and leases were turned down: a paused holder does not know that its time i
 delete depend on another object. So was a count of references: it cannot be mended after a crash by looking.
 """
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +39,8 @@ BULK = 250
 """So many objects are deleted in one call of the store, of which some go on at once."""
 
 _AT_ONCE = 16
+_SAID_AT_ONCE = 256
+"""A folder makes that many runid objects with one commit; a bucket's store has fewer requests under way."""
 
 Pace = Callable[[int], Awaitable[None]]
 """Called before so many objects are deleted; waits as long as it takes to keep to the rate."""
@@ -88,8 +89,21 @@ class Found:
 
 async def refer(store: ObjectStore, item: str, run_id: str) -> bool:
     """Say that this run refers to the item; False where the item is given up. Every failure is raised."""
-    await store.put(paths.runid(item, run_id), b"")
-    return not await exists(store, paths.tombstone(item))
+    return bool(await refer_all(store, [item], run_id))
+
+
+async def refer_all(
+    store: ObjectStore, items: Sequence[str], run_id: str, *, said: Callable[[], None] = lambda: None
+) -> set[str]:
+    """The same for many: those that are not given up. All is said before the first look, each to ``said`` too."""
+
+    async def say(item: str) -> None:
+        await store.put(paths.runid(item, run_id), b"")
+        said()
+
+    await for_each(items, say, limit=_SAID_AT_ONCE)
+    given_up = await store.stat_many([paths.tombstone(item) for item in items])
+    return {item for item in items if paths.tombstone(item) not in given_up}
 
 
 async def claim_kept(store: ObjectStore, run_id: str, item: str) -> bool:
@@ -116,8 +130,13 @@ async def walk(
     store: ObjectStore, prefix: str, *, start_after: str = "", with_data: bool = False
 ) -> AsyncIterator[Found]:
     """The items below `paths.LOGS` or the like, in order, after the key ``start_after``; one is held at a time."""
+    async for found in _by_item(store.list(prefix, start_after=start_after), with_data=with_data):
+        yield found
+
+
+async def _by_item(infos: AsyncIterator[ObjectInfo], *, with_data: bool = False) -> AsyncIterator[Found]:
     found: Found | None = None
-    async for info in store.list(prefix, start_after=start_after):
+    async for info in infos:
         item = paths.item_of(info.key)
         if item is None:
             continue
@@ -138,10 +157,12 @@ async def release(store: ObjectStore, runids: Sequence[ObjectInfo], *, pace: Pac
 async def sweep(store: ObjectStore, items: Sequence[str], *, pace: Pace = no_pace) -> dict[str, Deleted]:
     """Delete the data of those items to which no run refers; what went of each. Safe to call from several at once.
 
-    The items come in the order of `walk`, with little between them: they are looked at in one listing.
+    The items come in the order of `walk`, with little between them: they are looked at in one listing. The first
+    look is for runs only: a tombstone is final, and not for nothing.
     """
-    free = [found.item async for found in _look(store, items) if not found.runids]
-    if not free:  # a tombstone is final: not for nothing
+    taken = {paths.item_of(info.key) async for info in store.list_many([paths.runids(item) for item in items])}
+    free = [item for item in items if item not in taken]
+    if not free:
         return {}
     await for_each(free, lambda item: store.put(paths.tombstone(item), b""), limit=_AT_ONCE)
     gone = await _delete_data(store, _look(store, free), pace=pace)
@@ -161,14 +182,9 @@ async def delete_all(store: ObjectStore, keys: Sequence[str], *, pace: Pace = no
 
 
 async def _look(store: ObjectStore, items: Sequence[str]) -> AsyncIterator[Found]:
-    """What is there now of these items; those of which there is nothing are left out."""
-    wanted = set(items)
-    prefix = os.path.commonprefix([f"{items[0]}/", f"{items[-1]}/"])  # noqa: RUF071 - of text, as keys are
-    async for found in walk(store, prefix, start_after=f"{items[0]}/", with_data=True):
-        if found.item in wanted:
-            yield found
-        if found.item + "/" >= items[-1] + "/":
-            return
+    """What there is now of these items; those of which there is nothing are left out."""
+    async for found in _by_item(store.list_many([f"{item}/" for item in items]), with_data=True):
+        yield found
 
 
 async def _delete_data(store: ObjectStore, looked: AsyncIterator[Found], *, pace: Pace) -> dict[str, Deleted]:

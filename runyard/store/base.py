@@ -88,6 +88,10 @@ class ObjectStore(Protocol):
         """Raises NotFound."""
         ...
 
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        """Those of the objects that are there, by key. It costs a folder less than as many calls of `stat`."""
+        ...
+
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
         ...
@@ -104,6 +108,14 @@ class ObjectStore(Protocol):
 
         ``prefix`` is compared as text: it may end inside a part of a key. Only keys greater than
         ``start_after`` come. What is written or deleted during the listing may or may not be seen.
+        """
+        ...
+
+    def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        """All objects below each of these folders (they end with `/`), which come in the order of keys.
+
+        None of them is within another. A folder is asked for these alone; a bucket's store may read all that is
+        between the first and the last, which for neighbours is one request instead of many.
         """
         ...
 

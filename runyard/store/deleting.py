@@ -16,7 +16,7 @@ from runyard.store.unfinished import is_stale
 
 def delete_files(root: int, ways: Iterable[list[bytes]], names: Names) -> None:
     """Delete those of the files that are there. ``root`` is open, and stays so; each way is folders and a name."""
-    way = _Way(root, names)
+    way = Way(root, names)
     try:
         for *folders, name in sorted(ways):
             if way.go(folders):
@@ -26,14 +26,19 @@ def delete_files(root: int, ways: Iterable[list[bytes]], names: Names) -> None:
         way.close()
 
 
-class _Way:
-    """The folders from the root down to where files are being deleted, all of them open."""
+class Way:
+    """The folders from the root down to where files are looked for or deleted, all of them open."""
 
     def __init__(self, root: int, names: Names) -> None:
         self._names = names
         self._folders: list[bytes] = []
         self._open = [root]
         self._changed = [False]
+
+    @property
+    def folder(self) -> int:
+        """The lowest one."""
+        return self._open[-1]
 
     def go(self, folders: list[bytes]) -> bool:
         """Go there by the shortest way; False where there is no such folder."""
@@ -95,6 +100,8 @@ class _Way:
     def _drop_unfinished(self) -> bool:
         """Remove what a killed program left in the folder; whether that was all of it."""
         left = []
+        if os.fstat(self._open[-1]).st_nlink > 2:  # folders are in it, where the file system counts them so
+            return False
         with suppress(OSError), os.scandir(self._open[-1]) as entries:
             for entry in entries:
                 if not self._names.is_unfinished(os.fsencode(entry.name)) or not is_stale(entry):

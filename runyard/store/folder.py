@@ -9,7 +9,7 @@ a loop over ten thousand objects does not keep everything else waiting.
 import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -26,6 +26,7 @@ CHUNK = 1 << 20
 
 _INLINE = 64 << 10
 _BATCH = 256
+_FEW = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,6 +92,20 @@ class FolderStore:
         with self._tree.errors(f"looking for `{key}`"):
             return self._tree.stat(key)
 
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        for key in keys:
+            check_key(key)
+        found: dict[str, ObjectInfo] = {}
+        for at in range(0, len(keys), _BATCH):
+            batch = keys[at : at + _BATCH]
+            doing = f"looking for {len(batch)} objects from `{batch[0]}` on"
+            if len(batch) <= _FEW:
+                await asyncio.sleep(0)
+                with self._tree.errors(doing):
+                    return found | self._tree.stat_many(batch)
+            found |= await self._in_thread(doing, self._tree.stat_many, batch)
+        return found
+
     async def delete(self, key: str) -> None:
         check_key(key)
         await self._in_thread(f"deleting `{key}`", self._tree.delete, [key])
@@ -104,12 +119,14 @@ class FolderStore:
             await self._in_thread(doing, self._tree.delete, batch)
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
-        walk = self._tree.walk(prefix, start_after)
-        while batch := await self._in_thread(f"listing `{prefix}`", _take, walk):
-            for info in batch:
-                yield info
-            if len(batch) < _BATCH:  # the last one
-                return
+        async for info in self._in_batches(self._tree.walk(prefix, start_after), f"listing `{prefix}`"):
+            yield info
+
+    async def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        walks = chain.from_iterable(self._tree.walk(prefix, "") for prefix in prefixes)
+        doing = f"listing {len(prefixes)} folders from `{prefixes[0]}` on" if prefixes else ""
+        async for info in self._in_batches(walks, doing):
+            yield info
 
     def target(self, prefix: str, *, expires_s: float) -> Target:
         check_key(prefix.removesuffix("/"))
@@ -159,6 +176,13 @@ class FolderStore:
             return await self._in_thread(doing, os.pread, fd, size, offset)
         with self._tree.errors(doing):
             return os.pread(fd, size, offset)
+
+    async def _in_batches(self, walk: Iterator[ObjectInfo], doing: str) -> AsyncIterator[ObjectInfo]:
+        while batch := await self._in_thread(doing, _take, walk):
+            for info in batch:
+                yield info
+            if len(batch) < _BATCH:  # the last one
+                return
 
     async def _in_thread(self, doing: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call in a thread; a cancel waits for its end, since files it uses are closed after it."""

@@ -18,6 +18,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,11 +34,14 @@ from runyard.errors import (
     StoreUnavailable,
 )
 from runyard.store.base import ObjectInfo
-from runyard.store.deleting import delete_files
+from runyard.store.deleting import Way, delete_files
 from runyard.store.listing import FOLDER_FLAGS, NO_FOLDER, Names, walk
 from runyard.store.unfinished import STALE_S, Temporary, is_stale, link
 
 _ROUNDS = 1000
+_ALONE, _SYNCS = 4, 16
+"""So few folders are synced one after the other; of more so many at a time."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -140,15 +144,11 @@ class Tree:
             except Exception as error:
                 made.append(error)
             folders.append(folder)
+        synced = {folder: error for folder, error in _sync(folders) if error} if self._durable else {}
         for at, folder in enumerate(folders):
             if folder >= 0:
-                try:
-                    if self._durable:
-                        os.fsync(folder)
-                except OSError as error:
-                    made[at] = error
-                finally:
-                    os.close(folder)
+                made[at] = synced.get(folder, made[at])
+                os.close(folder)
         return made
 
     def open(self, key: str) -> tuple[int, int]:
@@ -168,6 +168,23 @@ class Tree:
         if not stat.S_ISREG(found.st_mode):
             raise _missing(key)
         return _info(key, found)
+
+    def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        """Those that are there. Each folder is opened once for all that is looked for in it."""
+        found: dict[str, ObjectInfo] = {}
+        root = self._root()
+        way = Way(root, self._names)
+        try:
+            for (*folders, name), key in sorted((self._names.parts(key), key) for key in keys):
+                if way.go(folders):
+                    with suppress(FileNotFoundError):
+                        facts = os.stat(name, dir_fd=way.folder, follow_symlinks=False)
+                        if stat.S_ISREG(facts.st_mode):
+                            found[key] = _info(key, facts)
+        finally:
+            way.close()
+            os.close(root)
+        return found
 
     def refuse(self, key: str) -> None:
         """Raises Conflict when the object is there: what would be written in vain need not be."""
@@ -312,6 +329,28 @@ def check_size(key: str, size: int | None, found: int) -> None:
     """Raises Corrupt where a stream brought another number of bytes than was announced."""
     if size is not None and size != found:
         raise Corrupt(f"`{key}` was announced with {size} bytes and came with {found}; it was not written")
+
+
+def _sync(folders: Sequence[int]) -> Iterator[tuple[int, OSError | None]]:
+    """Sync open folders (not -1), and say what became of each.
+
+    In threads, although this is one: each sync has the disk flush its cache, also where the first one brought all
+    to it, and those that come at the same time share a flush. 256 folders take a quarter of the time so.
+    """
+
+    def sync(folder: int) -> tuple[int, OSError | None]:
+        try:
+            os.fsync(folder)
+        except OSError as error:
+            return folder, error
+        return folder, None
+
+    wanted = [folder for folder in folders if folder >= 0]
+    if len(wanted) <= _ALONE:
+        yield from map(sync, wanted)
+        return
+    with ThreadPoolExecutor(min(_SYNCS, len(wanted)), thread_name_prefix="sync") as threads:
+        yield from threads.map(sync, wanted)
 
 
 def _remove_empty(name: bytes, fd: int, key: str) -> None:

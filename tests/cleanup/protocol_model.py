@@ -18,6 +18,7 @@ do these reductions:
   one before it.
 """
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -87,6 +88,13 @@ class ModelStore:
         await Call("stat", key, hidden=key.startswith("runs/"))
         return _info(key)
 
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        found = {}
+        for key in keys:
+            with contextlib.suppress(NotFound):
+                found[key] = await self.stat(key)
+        return found
+
     async def delete(self, key: str) -> None:
         await Call("delete", key)
 
@@ -104,6 +112,11 @@ class ModelStore:
         while key := await Call("next", prefix, start_after):
             start_after = key
             yield _info(key)
+
+    async def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        for prefix in prefixes:
+            async for info in self.list(prefix):
+                yield info
 
     def target(self, prefix: str, *, expires_s: float) -> Target:
         raise NotImplementedError

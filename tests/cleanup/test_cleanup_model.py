@@ -98,8 +98,8 @@ MUTATIONS: dict[str, tuple[Source, str, str]] = {
     ),
     "age instead of runid objects": (
         sharing._look,
-        "        if found.item in wanted:",
-        "        found.runids = [i for i in found.runids if i.size > 9]\n        if found.item in wanted:",
+        "        yield found",
+        "        found.runids = [i for i in found.runids if i.size > 9]\n        yield found",
     ),
     "deletes that are not idempotent": (
         sharing.delete_all,
@@ -112,11 +112,11 @@ MUTATIONS: dict[str, tuple[Source, str, str]] = {
         SECOND_LOOK.replace("continue", "await store.delete(paths.tombstone(found.item)); continue"),
     ),
     "a tombstone is not looked for": (
-        sharing.refer,
-        "return not await exists(store, paths.tombstone(item))",
-        "return True",
+        sharing.refer_all,
+        "return {item for item in items if paths.tombstone(item) not in given_up}",
+        "return set(items)",
     ),
-    "no runid object at all": (sharing.refer, 'await store.put(paths.runid(item, run_id), b"")', "pass"),
+    "no runid object at all": (sharing.refer_all, 'await store.put(paths.runid(item, run_id), b"")', "pass"),
     "runid objects stay": (sharing.release, "[info.key for info in runids]", "[]"),
     "the tombstone stays": (
         sharing.sweep,

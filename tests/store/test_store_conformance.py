@@ -212,6 +212,34 @@ async def test_delete(store: ObjectStore) -> None:
     assert await keys(store) == ["a/b", "a/d"]
 
 
+async def test_stat_many(store: ObjectStore) -> None:
+    for key in ("a/b/c", "a/b/d", "a/e", "f"):
+        await store.put(key, key.encode())
+    assert await store.stat_many([]) == {}
+    found = await store.stat_many(["f", "a/b/d", "a/missing", "a/e", "no/such/folder", "a/b", "f/x", "a/b/c", "f"])
+    assert found == {key: await store.stat(key) for key in ("a/b/c", "a/b/d", "a/e", "f")}
+    with pytest.raises(InvalidRequest):
+        await store.stat_many(["f", "a/../b"])
+
+
+async def test_list_many(store: ObjectStore) -> None:
+    for key in ("a-b/runs/1", "a/data/x", "a/runs/1", "a/runs/2", "b/runs/1", "c", "d/runs/1/2", "u"):
+        await store.put(f"t/{key}", b"x")
+    assert [info async for info in store.list_many([])] == []
+    folders = ["t/Z/runs/", "t/a-b/runs/", "t/a/runs/", "t/aa/runs/", "t/c/runs/", "t/d/runs/", "t/e/runs/"]
+    found = [info async for info in store.list_many(folders)]
+    assert [info.key for info in found] == ["t/a-b/runs/1", "t/a/runs/1", "t/a/runs/2", "t/d/runs/1/2"]
+    assert found == [info for folder in folders async for info in store.list(folder)]
+    assert [info.key async for info in store.list_many(["t/a/"])] == ["t/a/data/x", "t/a/runs/1", "t/a/runs/2"]
+
+
+async def test_list_many_of_2500(store: ObjectStore) -> None:
+    names = [f"many/{n:04}/{kind}/x" for n in range(1_250) for kind in ("data", "runs")]
+    await asyncio.gather(*(store.put(key, b"") for key in names))
+    wanted = [f"many/{n:04}/runs/" for n in range(0, 1_250, 2)]
+    assert [info.key async for info in store.list_many(wanted)] == [folder + "x" for folder in wanted]
+
+
 async def test_delete_many(store: ObjectStore) -> None:
     for key in ("a/b/c", "a/b/d", "a/e", "f", "stays/x"):
         await store.put(key, b"x")

@@ -11,6 +11,7 @@ never clash.
 """
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
@@ -88,6 +89,17 @@ class S3Store:
         check_key(key)
         return (await self._calls.ask(f"looking for `{key}`", self._bucket.head, key)).info
 
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        found: dict[str, ObjectInfo] = {}
+        for at in range(0, len(keys), PAGE):  # so many wait for a thread at a time
+            answers = await asyncio.gather(*map(self.stat, keys[at : at + PAGE]), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, ObjectInfo):
+                    found[answer.key] = answer
+                elif not isinstance(answer, NotFound):
+                    raise answer
+        return found
+
     async def delete(self, key: str) -> None:
         check_key(key)
         await self._calls.act(f"deleting `{key}`", self._bucket.delete, key)
@@ -112,6 +124,19 @@ class S3Store:
                 if info.key > start_after and info.key.startswith(prefix) and _is_key(info.key):
                     yield info
             after = page[-1].key if len(page) == PAGE else None
+
+    async def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:
+        wanted = iter(prefixes)
+        prefix = next(wanted, None)
+        if prefix is None:
+            return
+        common = os.path.commonprefix([prefixes[0], prefixes[-1]])  # noqa: RUF071 - of text, as keys are
+        async for info in self.list(common, start_after=prefix):
+            while not info.key.startswith(prefix) and prefix < info.key:
+                if (prefix := next(wanted, None)) is None:
+                    return
+            if info.key.startswith(prefix):
+                yield info
 
     def target(self, prefix: str, *, expires_s: float) -> UrlTarget:
         check_key(prefix.removesuffix("/"))
