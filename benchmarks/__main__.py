@@ -1,11 +1,11 @@
 """What `make bench` runs: the measurements, as rows of a Markdown table.
 
-python -m benchmarks [all|engine|local|command|cleanup|restart|groups|snapshot|archives|s3|kubernetes]
+python -m benchmarks [all|engine|local|command|cleanup|restart|groups|snapshot|archives|s3|kubernetes|pods]
                      [--quick] [--repeats 5] [--only MEASURE]
 
 `all` is what needs nothing but this machine. `kubernetes` needs a cluster (see benchmarks/kubernetes.py);
-`archives` and `s3` need a bucket, which each says how to name, and `cleanup` takes one from the settings. With
-``--quick`` the sizes are small: that says whether a measurement works, and nothing else.
+`pods` needs the lab; `archives` and `s3` need a bucket, which each says how to name, and `cleanup` takes one from
+the settings. With ``--quick`` the sizes are small: that says whether a measurement works, and nothing else.
 """
 
 import argparse
@@ -28,11 +28,12 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "groups": (("",), "--runs 5 --many 30 --few 3 --slots 3"),
     "snapshot": (("",), "--files 200 --size-mb 5 --repeats 1"),
     "archives": (("",), "--files 100 --megabytes 5 --repeats 1"),
+    "pods": (("",), "--quick"),
     "s3": (("",), "--objects 50 --megabytes 5 --repeats 1"),
 }
 """With what each is called, and with what for ``--quick``."""
 
-ALONE = ("archives", "s3", "kubernetes")
+ALONE = ("archives", "pods", "s3", "kubernetes")
 WHAT = ("all", "local", "command", "kubernetes", *PROGRAMS)
 
 
