@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -189,6 +189,10 @@ class Recorder(PosixStore):
     async def stat(self, key: str) -> ObjectInfo:
         self.asked.append(("stat", key))
         return await super().stat(key)
+
+    async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        self.asked += [("stat", key) for key in keys]
+        return await super().stat_many(keys)
 
 
 @pytest.mark.promise(6)
