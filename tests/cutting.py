@@ -18,6 +18,15 @@ class Killed(BaseException):
 When = Literal["before", "after"]
 
 
+async def stat_each(stat: Callable[[str], Awaitable[ObjectInfo]], keys: Sequence[str]) -> dict[str, ObjectInfo]:
+    """`stat_many`, one after the other: each look is a call that may be cut off, or come late."""
+    found = {}
+    for key in keys:
+        with contextlib.suppress(NotFound):
+            found[key] = await stat(key)
+    return found
+
+
 class CuttingStore:
     """Counts the calls; raises ``error`` at number ``at`` (from 0), before its effect or right after it."""
 
@@ -76,11 +85,7 @@ class CuttingStore:
         return await self._inner.stat(key)
 
     async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
-        found = {}
-        for key in keys:
-            with contextlib.suppress(NotFound):
-                found[key] = await self.stat(key)
-        return found
+        return await stat_each(self.stat, keys)
 
     async def delete(self, key: str) -> None:
         number = self._begin("delete")

@@ -18,11 +18,12 @@ do these reductions:
   one before it.
 """
 
-import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
+
+from cutting import stat_each
 
 from runyard.errors import Conflict, NotFound
 from runyard.records import expiry, sharing
@@ -89,11 +90,7 @@ class ModelStore:
         return _info(key)
 
     async def stat_many(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
-        found = {}
-        for key in keys:
-            with contextlib.suppress(NotFound):
-                found[key] = await self.stat(key)
-        return found
+        return await stat_each(self.stat, keys)
 
     async def delete(self, key: str) -> None:
         await Call("delete", key)

@@ -48,20 +48,6 @@ class Gate(PosixStore):
         return await super().put(key, data, **how)
 
 
-class Held(PosixStore):
-    """Takes everything but the view that a run leaves before it continues as new."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.held = asyncio.Event()
-
-    async def put(self, key: str, data: Any, **how: Any) -> ObjectInfo:
-        if key.endswith("/passing.json"):
-            self.held.set()
-            await asyncio.Event().wait()
-        return await super().put(key, data, **how)
-
-
 class Away(PosixStore):
     """A store that does not answer the first few times, whatever it is asked for."""
 
@@ -404,10 +390,10 @@ async def test_a_cancel_while_a_view_is_left_ends_the_run(
 ) -> None:
     """It comes to the workflow as the end of that activity, and must not be taken for a view that was not left."""
     monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
-    store = Held(tmp_path)
-    async with working(client, store, [MemoryExecutor()]) as yard:
+    gate = Gate(tmp_path, "passing.json")  # which nobody opens
+    async with working(client, gate, [MemoryExecutor()]) as yard:
         handle = await yard.start(file(*_steps(8), task("gate", "true", approval=True)))
-        await asyncio.wait_for(store.held.wait(), 60)
+        await asyncio.wait_for(gate.reached.wait(), 60)
         await handle.cancel()
         with pytest.raises(WorkflowFailureError) as error:
             await asyncio.wait_for(handle.result(), 60)
