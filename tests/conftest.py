@@ -1,5 +1,6 @@
 """What all tests share: a real Temporal server, a store in a folder, a worker in this process."""
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +20,16 @@ from runyard.temporal import DYNAMIC_CONFIG, data_converter
 from workers.serve import require_search_attributes
 
 __all__ = ["lab"]  # a fixture that lives beside what it gives
+
+
+def pytest_configure() -> None:
+    """Shells make what scripts start in the background deaf to these two, and so all that is started from there.
+
+    What begins deaf stays so in a shell: `trap -` does not help. The steps of our tests begin as in a container.
+    """
+    for number, hearing in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, hearing)
 
 
 def pytest_sessionfinish() -> None:

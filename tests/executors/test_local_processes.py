@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,6 +200,20 @@ async def test_an_agent_that_is_slow_to_seal_is_waited_for(workers: Workers, tmp
     pod = await worker.start(asked, silent)
     await worker.follow(pod, owner="one", report=silent)
     assert (tmp_path / asked.name / "manifest.json").exists()
+
+
+@pytest.mark.skipif(not process.LINUX, reason="only /proc tells what a process is deaf to")
+async def test_a_task_hears_what_its_worker_is_deaf_to(workers: Workers, tmp_path: Path) -> None:
+    """As one is that a script has put into the background. What begins deaf stays so in a shell."""
+    seen, numbers = tmp_path / "seen", (signal.SIGINT, signal.SIGQUIT)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        await run(workers(), tmp_path, f"grep SigIgn /proc/$PPID/status >{seen}")
+    finally:
+        for number, hearing in before.items():
+            signal.signal(number, hearing)
+    deaf = int(seen.read_text().split()[1], 16)
+    assert [number for number in numbers if deaf >> (number - 1) & 1] == []
 
 
 async def test_a_start_makes_no_child_that_nobody_waits_for(workers: Workers, tmp_path: Path) -> None:

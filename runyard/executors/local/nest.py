@@ -375,6 +375,7 @@ def _fresh(log: str) -> None:
         signal.SIGUSR1,
         signal.SIGCHLD,
         signal.SIGINT,
+        signal.SIGQUIT,  # a worker that a script has put into the background is deaf to it
         signal.SIGHUP,
         signal.SIGPIPE,
         signal.SIGXFSZ,
