@@ -83,7 +83,8 @@ def _failed(steps: list[Step], step: int, code: int) -> _Decision:
 def _unexplained(ended: Ended, receipt: Receipt) -> _Decision:
     """Main ended, no step failed, and yet not everything is well."""
     if receipt.started_before:
-        return "failed", Reason.LOST, "this attempt had been started before; its steps are not run twice", None
+        said = "an earlier pod of this attempt began its steps, which are not run twice; how it ended is not known"
+        return "failed", Reason.LOST, said, None
     if receipt.service_failed:
         return "failed", Reason.SERVICE_FAILED, receipt.message or Reason.SERVICE_FAILED.sentence, None
     if receipt.store_refused:

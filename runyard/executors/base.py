@@ -12,8 +12,9 @@ Order of calls for a pod::
         stop ───┘ └─► (Fenced: another caretaker has it, let go)
 
 * `start` is idempotent: a pod of that name that was asked for with the same digest is adopted, whether it
-  runs or has ended; with another digest it is a `Conflict`. After a start that failed in any way, `delete`
-  by name is safe and leaves nothing.
+  runs or has ended, or has begun and then was taken away by somebody, as long as that is remembered; with
+  another digest it is a `Conflict`. After a start that failed in any way, `delete` by name is safe and leaves
+  nothing.
 * `follow` may be called by any process, any number of times, also after the pod has ended. A later caller
   with another `owner` takes the pod over; the earlier one gets `Fenced`.
 * `stop` asks a pod to end; the `follow` under way then returns. It is safe at any time.

@@ -15,6 +15,7 @@ import base64
 import contextlib
 import math
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +28,8 @@ from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
 from runyard.executors.kubernetes.room import NoRoom, Room
 from runyard.executors.kubernetes.usage import Usage
-from runyard.executors.kubernetes.verdict import Patience, Verdict, cannot_begin, judge
-from runyard.executors.kubernetes.watch import Seen, Watch, main_ended
+from runyard.executors.kubernetes.verdict import Patience, Verdict, cannot_begin, judge, may_have_begun
+from runyard.executors.kubernetes.watch import DEPARTED, Seen, Watch, main_ended
 from runyard.metrics import NO_METRICS, Metrics
 from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret, RegistryAuth, TaskPlan
@@ -67,6 +68,7 @@ class KubernetesExecutor:
         self._process = uuid.uuid4().hex[:12]
         self._owners: dict[str, str] = {}  # uid → caretaker in this process
         self._secrets: dict[str, str] = {}  # uid of a pod → uid of its Secret, where we made it
+        self._deleted: deque[str] = deque(maxlen=DEPARTED)  # by uid: who asks for such a name wants another pod
         self._opening = asyncio.Lock()
         self._opened: tuple[Api, Watch, Room] | None = None
 
@@ -126,7 +128,7 @@ class KubernetesExecutor:
             return await self._create(api, watch, manifest)
 
         for _ in range(_TRIES):
-            known = watch.named(launch.name)
+            known = watch.named(launch.name) or self._lost(watch, launch)
             if known is not None:
                 seen, made = known, False
             else:
@@ -140,8 +142,18 @@ class KubernetesExecutor:
                     return PodRef(name=launch.name, uid=seen.uid)
                 return await self._adopt(api, watch, seen, launch)
             except _Vanished:
-                watch.dismiss(seen.uid)  # deleted meanwhile: then it is made anew
+                watch.dismiss(seen.uid)  # deleted meanwhile: told of if it had begun, else made anew
         raise ExecutorError(f"pods of the name {launch.name} go as fast as they are made")
+
+    def _lost(self, watch: Watch, launch: Launch) -> Seen | None:
+        """That pod, if it has begun and then went by somebody else's hand before its start was told of.
+
+        In another one the agent would refuse to begin again, and why the first one went would be told to nobody.
+        """
+        seen = watch.departed(launch.name)
+        if seen is None or seen.uid in self._deleted or seen.note(names.DIGEST) != launch.digest:
+            return None
+        return seen if may_have_begun(seen.body) else None
 
     async def _create(self, api: Api, watch: Watch, manifest: dict[str, Any]) -> tuple[Seen, bool]:
         """The pod, and whether it is new. Raises NoRoom, and what a refusal means."""
@@ -185,6 +197,7 @@ class KubernetesExecutor:
         raise ExecutorError(f"the Secret {name} is in the way and cannot be replaced")
 
     async def _forget(self, api: Api, seen: Seen) -> None:
+        self._deleted.append(seen.uid)
         with contextlib.suppress(Refused, RunyardError):  # the error that led here is the one to tell
             await api.delete("pods", seen.name, uid=seen.uid, grace_s=0)
 
@@ -346,6 +359,7 @@ class KubernetesExecutor:
             return
         if seen is None:
             seen = Seen(body={"metadata": {"name": pod.name, "uid": uid}})
+        self._deleted.append(uid)
         with watch.listen(uid) as news:
             # the Secret first: once the pod has gone, the garbage collector deletes it too
             await self._remove_secret(api, uid, pod.name)

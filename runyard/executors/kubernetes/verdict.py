@@ -72,6 +72,12 @@ def cannot_begin(body: Json) -> bool:
     return _container(body, names.MAIN).waits in (*_NO_IMAGE, *_NEVER_STARTS, "CreateContainerConfigError")
 
 
+def may_have_begun(body: Json) -> bool:
+    """Whether a step may have run, as far as the status has told."""
+    main = _container(body, names.MAIN)
+    return main.exit_code is not None or _begun(body, main)
+
+
 @dataclass(frozen=True)
 class _Container:
     name: str

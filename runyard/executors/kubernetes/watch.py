@@ -5,7 +5,8 @@ send is the reason for the rest of this module: a watch that is silent for too l
 come once a minute also when nothing happens, so silence is a dead connection); one that is too old (410)
 begins with a list; a follower that has heard nothing for a while asks for its pod itself (see executor.py).
 
-A pod that went is remembered for a while with its last status: who asks a moment later is told how it ended.
+A pod that went is remembered for a while with its last status: who asks a moment later is told how it ended, and
+who is to make it learns that it has been there.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 _IDLE_S = 90.0
 _SERVER_S = 300
 _PAGE = 100
-_DEPARTED = 500
+DEPARTED = 500
 _PAUSE_S, _PAUSE_MAX_S = 0.2, 5.0
 _EXPIRED = frozenset({"Expired", "Gone"})
 
@@ -83,6 +84,7 @@ class Watch:
         self._freed, self._gone = freed, gone
         self._pods: dict[str, Seen] = {}  # by uid
         self._departed: OrderedDict[str, Seen] = OrderedDict()
+        self._last: dict[str, str] = {}  # name → uid, of the departed
         self._listeners: dict[str, set[asyncio.Event]] = {}
         self._version = ""
         self._pause_s = _PAUSE_S
@@ -109,6 +111,10 @@ class Watch:
 
     def named(self, name: str) -> Seen | None:
         return next((seen for seen in self._pods.values() if seen.name == name), None)
+
+    def departed(self, name: str) -> Seen | None:
+        """The last pod of that name that went."""
+        return self._departed.get(self._last.get(name, ""))
 
     def present(self) -> list[Seen]:
         return list(self._pods.values())
@@ -155,9 +161,12 @@ class Watch:
         if known is None and body is None:
             return
         last = trim(body) if body is not None else known.body if known is not None else {}
-        self._departed[uid] = Seen(body=last, gone=True)
-        while len(self._departed) > _DEPARTED:
-            self._departed.popitem(last=False)
+        self._departed[uid] = seen = Seen(body=last, gone=True)
+        self._last[seen.name] = uid
+        while len(self._departed) > DEPARTED:
+            forgotten, seen = self._departed.popitem(last=False)
+            if self._last.get(seen.name) == forgotten:
+                del self._last[seen.name]
         self._gone()
         self._freed()
         self.wake(uid)
