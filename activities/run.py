@@ -45,6 +45,9 @@ means to adopt hundreds of pods every few seconds; what is in flight adds some 1
 workflow is told, so that the number can change without breaking the replay of runs that are under way."""
 
 
+TIMERS = 500
+"""A timer with a name is for people; thousands of them would fill a history, and the next execution's again."""
+
 CLOSING_MS = 150
 """A question that meets an execution in its last workflow task is answered by a replay of all of it, seconds of
 the worker's time. So the end is announced: this is longer than it takes to look at a memo and to ask."""
@@ -92,6 +95,7 @@ class RunActivities:
             hold_failed=run.hold_failed,
             history_events=HISTORY_EVENTS,
             history_bytes=HISTORY_BYTES,
+            timers=TIMERS,
             closing_ms=CLOSING_MS,
             leaves_view=True,
             restart_of=run.restart_of,

@@ -9,7 +9,6 @@ decode would leave the workflow hanging instead.
 """
 
 import asyncio
-import contextlib
 import json
 from collections import deque
 from collections.abc import Coroutine
@@ -46,6 +45,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.state import Carried, Deleting, TaskRecord
     from workflows.task import FOR_EVER, HEARTBEAT, INFRASTRUCTURE, Driver
     from workflows.turn import Turn
+    from workflows.waits import Waits
 
 BUSY = 20
 """From so many tasks in flight on, the details are rebuilt once a second instead of at every change."""
@@ -92,6 +92,7 @@ class RunWorkflow(RunMessages):
             self.board.unplanned = "queued"
         else:
             self.board = Board.of(info.workflow_id, info.first_execution_run_id, carried)
+        self.waits = Waits(self, spawn=self._spawn)
         self._turn = Turn(self, over=carried is not None)
         self._drivers: dict[str, Driver] = {}
         self._line: deque[Driver] = deque()  # those that wait for room to try again
@@ -188,6 +189,8 @@ class RunWorkflow(RunMessages):
             self._delete_in_time(each)
         self._resumed = sum(not driver.active for driver in self._drivers.values())
         self._resumed += sum(each.due_ms > 0 for each in carried.deleting)
+        if self.board.prepared.timers:
+            self._resumed = min(self._resumed, self.board.prepared.timers + 1)
 
     # the loop
 
@@ -369,12 +372,11 @@ class RunWorkflow(RunMessages):
     async def _keep(self, each: Deleting) -> None:
         board, task = self.board, each.request.attempt.task
         left_ms = max(1, each.due_ms - board.clock.ms(workflow.now()))
-        with contextlib.suppress(TimeoutError):
-            await workflow.wait_condition(
-                lambda: board.hurry or board.stop is not None,
-                timeout=timedelta(milliseconds=left_ms),
-                timeout_summary=f"pod of {task} is kept for a look",
-            )
+        await self.waits.until(
+            lambda: board.hurry or board.stop is not None,
+            left=timedelta(milliseconds=left_ms),
+            summary=f"pod of {task} is kept for a look",
+        )
         self._delete_in_time(each.model_copy(update={"due_ms": 0}))
 
     def _start_deletes(self) -> None:

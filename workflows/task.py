@@ -6,7 +6,6 @@ on after continue-as-new, and the activities, which adopt what is there, make it
 """
 
 import asyncio
-import contextlib
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
@@ -32,6 +31,7 @@ with workflow.unsafe.imports_passed_through():
     from runyard.spec.run import GraphTask, TaskEnd, TaskStatus, executor_queue
     from workflows.board import Board
     from workflows.state import TaskRecord, apply_end
+    from workflows.waits import Waits
 
 INFRASTRUCTURE: Final = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
@@ -50,6 +50,7 @@ class Run(Protocol):
     """What a driver needs of its run."""
 
     board: Board
+    waits: Waits
 
     def changed(self) -> None:
         """Something that people see is different now."""
@@ -209,17 +210,17 @@ class Driver:
         """None when enough people approved and there is room; otherwise how the task ends."""
         approval, record = self.node.approval, self.record
         assert approval is not None
-        left = None
-        if approval.expires_s is not None:
-            left = timedelta(seconds=max(0, approval.expires_s) - (self._now_ms() - record.queued_ms) / 1000)
-        try:
-            await workflow.wait_condition(
-                lambda: len(record.approvals) >= approval.approvers or record.stop is not None,
-                timeout=max(left, timedelta(milliseconds=1)) if left is not None else None,
-                timeout_summary=f"approval of {self.node.name} expires",
-            )
-        except TimeoutError:  # asyncio's is the built-in one
-            return TaskEnd(status="failed", reason=Reason.APPROVAL_EXPIRED, began=False)
+
+        def answered() -> bool:
+            return len(record.approvals) >= approval.approvers or record.stop is not None
+
+        if approval.expires_s is None:
+            await workflow.wait_condition(answered)
+        else:
+            left_s = max(0, approval.expires_s) - (self._now_ms() - record.queued_ms) / 1000
+            left, summary = timedelta(seconds=max(left_s, 0.001)), f"approval of {self.node.name} expires"
+            if not await self.run.waits.until(answered, left=left, summary=summary):
+                return TaskEnd(status="failed", reason=Reason.APPROVAL_EXPIRED, began=False)
         await self._wait_for_room()
         if record.stop is not None:
             return self._stopped()
@@ -232,12 +233,11 @@ class Driver:
         record = self.record
         if record.status == "retrying":
             left = max(1, (record.next_attempt_ms or 0) - self._now_ms())
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(
-                    lambda: record.stop is not None,
-                    timeout=timedelta(milliseconds=left),
-                    timeout_summary=f"attempt {record.attempt + 1} of {self.node.name}",
-                )
+            await self.run.waits.until(
+                lambda: record.stop is not None,
+                left=timedelta(milliseconds=left),
+                summary=f"attempt {record.attempt + 1} of {self.node.name}",
+            )
         else:
             await workflow.wait_condition(lambda: record.retry or record.stop is not None)
         await self._wait_for_room()

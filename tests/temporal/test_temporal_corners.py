@@ -298,10 +298,12 @@ def _steps(number: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.promise(9)
+@pytest.mark.parametrize("timers", [500, 1], ids=["a timer each", "a shared timer"])
 async def test_what_waits_goes_on_waiting_in_the_next_execution(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, timers: int
 ) -> None:
     monkeypatch.setattr("activities.run.HISTORY_EVENTS", 80)
+    monkeypatch.setattr("activities.run.TIMERS", timers)
     waits = [
         task("expires", "true", approval={"expires": "4s"}),
         task("gate", "true", approval={"approvers": 2}),
@@ -533,6 +535,56 @@ async def test_many_timers_are_no_reason_to_begin_anew_for_ever(
     while (await latest.describe()).status is WorkflowExecutionStatus.RUNNING:
         await asyncio.sleep(0.05)
     assert (await latest.describe()).status is WorkflowExecutionStatus.CANCELED
+
+
+async def test_waits_beyond_some_share_a_timer(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many approvals expire, and whichever is the first: all the same happens, with a small history."""
+    monkeypatch.setattr("activities.run.TIMERS", 10)
+    gates = [task(f"gate{n:03d}", "true", approval={"expires": "1h"}) for n in range(300)]
+    later = {"depends": ["s0"]}  # the timer is set already, for what is over long after them
+    handle = await yard.start(
+        file(
+            *gates,
+            *_steps(1),
+            task("soon", "true", approval={"expires": "3s"}, **later),
+            task("sooner", "true", approval={"expires": "1s"}, **later),
+            task("again", "exit 1", retry={"limit": 1, "backoff": "2s"}, **later),
+            task("kept", "exit 1", keep_failed_for="2s", **later),
+        )
+    )
+    for name in ("gate000", "gate299"):  # one with a timer of its own, one without
+        await until(yard, handle, name, "approval")
+        await handle.execute_update("approve", ApprovalRequest(task=name, by="ann"))
+        await until(yard, handle, name, "success")
+    for name in ("soon", "sooner", "again", "kept"):
+        await until(yard, handle, name, "failed")
+    view = tasks(await yard.view(handle))
+    assert [view[name].reason for name in ("soon", "sooner")] == [Reason.APPROVAL_EXPIRED] * 2
+    assert view["again"].attempt == 2
+    while await pods(yard):
+        await asyncio.sleep(0.05)
+    assert {view[f"gate{n:03d}"].status for n in range(1, 299)} == {"approval"}
+    assert len([event async for event in handle.fetch_history_events()]) < 200
+    await handle.cancel()
+    await failure(handle)
+
+
+async def test_shared_waits_are_no_reason_to_begin_anew(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.run.TIMERS", 10)
+    monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
+    gates = [task(f"gate{n:03d}", "true", approval={"expires": "1h"}) for n in range(200)]
+    handle = await yard.start(file(*gates, *_steps(10)))
+    await until(yard, handle, "s9", "success")
+    await until(yard, handle, "gate199", "approval")
+    executions = [e.run_id async for e in yard.client.list_workflows(f"WorkflowId = '{handle.id}'")]
+    assert 2 <= len(executions) <= 3
+    for run_id in executions:
+        execution = yard.client.get_workflow_handle(handle.id, run_id=run_id)
+        assert len([event async for event in execution.fetch_history_events()]) < 60 + 10 + 40
+    latest = yard.client.get_workflow_handle(handle.id)
+    await latest.cancel()
+    while (await latest.describe()).status is WorkflowExecutionStatus.RUNNING:
+        await asyncio.sleep(0.05)
 
 
 async def test_a_pod_that_does_not_begin_in_time_ends_with_its_own_reason(yard: Yard) -> None:
