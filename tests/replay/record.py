@@ -87,6 +87,14 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
         when("approval", lambda h: h.execute_update("reject", ApprovalRequest(task="a", by="ann"))),
     ),
     "expiry": ({"tasks": [task("a", "true", approval={"expires": "50ms"})]}, nothing),
+    "waits": (  # with a timer of its own for one of them
+        {
+            "tasks": [
+                task(n, "true", approval={"expires": e}) for n, e in {"a": "1h", "b": "2s", "c": "1s"}.items()
+            ]
+        },
+        when("failed", lambda h: h.execute_update("reject", ApprovalRequest(task="a", by="ann"))),
+    ),
     "hold": ({"tasks": [task("a", "exit 1")], "on_failure": "hold"}, when("held", retry_then_give_up)),
     "cancel": (
         {"tasks": [task("a", "sleep 600"), task("b", "true", depends=["a"])]},
@@ -152,7 +160,10 @@ async def save(client: Client, workflow_id: str, name: str) -> None:
 
 async def record_shape(client: Client, name: str) -> None:
     run, act = SHAPES[name]
-    with patch("activities.run.HISTORY_EVENTS", 60 if name in LONG else 4_000):
+    with (
+        patch("activities.run.HISTORY_EVENTS", 60 if name in LONG else 4_000),
+        patch("activities.run.TIMERS", 1 if name == "waits" else 500),
+    ):
         handle = await start(client, name, run)
         await act(handle)
         with contextlib.suppress(WorkflowFailureError):

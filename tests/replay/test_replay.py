@@ -25,6 +25,7 @@ def test_there_are_histories() -> None:
         "failure",
         "retries",
         "approval",
+        "waits",
         "hold",
         "cancel",
         "fail_fast",

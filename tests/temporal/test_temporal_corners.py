@@ -569,7 +569,7 @@ async def test_waits_beyond_some_share_a_timer(yard: Yard, monkeypatch: pytest.M
     await failure(handle)
 
 
-async def test_shared_waits_are_no_reason_to_begin_anew(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shared_waits_fill_no_execution(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("activities.run.TIMERS", 10)
     monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
     gates = [task(f"gate{n:03d}", "true", approval={"expires": "1h"}) for n in range(200)]
@@ -577,7 +577,7 @@ async def test_shared_waits_are_no_reason_to_begin_anew(yard: Yard, monkeypatch:
     await until(yard, handle, "s9", "success")
     await until(yard, handle, "gate199", "approval")
     executions = [e.run_id async for e in yard.client.list_workflows(f"WorkflowId = '{handle.id}'")]
-    assert 2 <= len(executions) <= 3
+    assert len(executions) >= 2
     for run_id in executions:
         execution = yard.client.get_workflow_handle(handle.id, run_id=run_id)
         assert len([event async for event in execution.fetch_history_events()]) < 60 + 10 + 40
