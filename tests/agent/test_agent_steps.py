@@ -68,7 +68,8 @@ def test_a_home_that_cannot_be_made_is_elsewhere(any_shell: Stage) -> None:
     spare = any_shell.folder / "spare"
     steps = [run("echo $HOME; pwd; echo a >~/b"), run("env | grep RUNYARD_HOME || true")]
     assert any_shell.play(*steps, environ={"HOME": "/dev/null/home", "RUNYARD_HOME": str(spare)}) == 0
-    assert any_shell.log(0) == f"{spare}\n{spare}/project\n".encode() and any_shell.log(1) == b""
+    assert any_shell.log(0) == f"{spare}\n{spare}/project\n".encode()
+    assert any_shell.log(1) == b""
     assert (spare / "b").read_text() == "a\n"
 
 
@@ -76,7 +77,8 @@ def test_a_home_is_made_where_it_can_be(any_shell: Stage) -> None:
     any_shell.home.rmdir()
     spare = any_shell.folder / "spare"
     assert any_shell.play(run("cd; pwd"), environ={"RUNYARD_HOME": str(spare)}) == 0
-    assert any_shell.log(0) == f"{any_shell.home}\n".encode() and not spare.exists()
+    assert any_shell.log(0) == f"{any_shell.home}\n".encode()
+    assert not spare.exists()
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -70,7 +70,8 @@ def meets_in_memory(manifest: dict[str, Any]) -> bool:
     in_memory: bool = folder.startswith("/dev/shm/")
     assert in_memory == (not manifest["spec"]["volumes"])
     if not in_memory:
-        assert folder in mounts(manifest, "main") and folder in mounts(manifest, "agent")
+        assert folder in mounts(manifest, "main")
+        assert folder in mounts(manifest, "agent")
     return in_memory
 
 
@@ -140,7 +141,8 @@ def test_a_task_whose_files_the_agent_never_sees_has_no_volume_to_wait_for() -> 
     made = build(user="root", pod={"labels": {"a": "b"}}, resources=Resources(memory_bytes=1 << 30))
     assert meets_in_memory(made)
     variables = {each["name"]: each.get("value") for each in container(made, "main")["env"]}
-    assert variables["HOME"] == "/home/runyard" and variables["RUNYARD_HOME"] == "/tmp/runyard"
+    assert variables["HOME"] == "/home/runyard"
+    assert variables["RUNYARD_HOME"] == "/tmp/runyard"
     chosen = build(environment={"HOME": "/home/somebody"})
     assert "RUNYARD_HOME" not in {each["name"] for each in container(chosen, "main")["env"]}
 
