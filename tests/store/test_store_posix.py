@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import shutil
 import stat
@@ -384,3 +385,16 @@ async def test_a_bulk_of_deletes_that_fails_half_way_can_be_called_again(
     await store.delete_many(keys)
     assert [info.key async for info in store.list("")] == []
     assert os.listdir(tmp_path / "data") == []
+
+
+async def test_what_is_not_there_leaves_nothing_for_the_garbage_collector(store: PosixStore) -> None:
+    """An error that holds the frames it came through would keep all that its callers have."""
+    gc.collect()
+    gc.disable()
+    try:
+        for look in (lambda: store.stat("a/b"), lambda: read(store, "a/b"), lambda: store.stat("c")):
+            with pytest.raises(NotFound):
+                await look()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
