@@ -108,10 +108,11 @@ def test_other_refusals_are_told_apart(error: Refused, kind: type[Exception], wo
 
 
 class Quotas:
-    """An API server that has these quotas and then nothing to tell; without any it forbids to ask."""
+    """An API server that has these quotas and tells of ``news``; without any it forbids to ask."""
 
     def __init__(self, *quotas: dict[str, Any]) -> None:
         self.quotas = quotas
+        self.news: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def page(self, _: str) -> dict[str, Any]:
         if not self.quotas:
@@ -121,8 +122,8 @@ class Quotas:
     async def watch(self, _: str, **__: object) -> AsyncIterator[dict[str, Any]]:
         if not self.quotas:
             raise Refused(403, "Forbidden", "no", {})
-        await asyncio.Event().wait()
-        yield {}
+        while True:
+            yield {"type": "MODIFIED", "object": await self.news.get()}
 
 
 def team(used: int, hard: int, **spec: object) -> dict[str, Any]:
@@ -146,6 +147,27 @@ async def test_a_pod_counts_as_one_before_any_was_refused() -> None:
     assert full.lacks("any") == "quota team: 2 of 2 pods in use"
     for each in (usage, full):
         await each.close()
+
+
+async def test_news_of_one_pod_do_not_hide_another_that_is_under_way() -> None:
+    quotas, heard = Quotas(team(0, 2)), asyncio.Event()
+    usage = Usage(cast(Api, quotas), changed=heard.set)
+    await usage.begin()
+    with usage.making("any"):
+        with usage.making("any"):
+            heard.clear()
+            quotas.news.put_nowait(team(1, 2))
+            await heard.wait()
+            assert usage.lacks("any") == "others are before it"
+        assert usage.lacks("any") == "others are before it"
+    heard.clear()
+    quotas.news.put_nowait(team(1, 2))  # one has ended, and one of the two was not counted yet
+    await heard.wait()
+    assert usage.lacks("any") == "others are before it"
+    heard.clear()
+    await asyncio.wait_for(heard.wait(), 30)  # by now both are
+    assert usage.lacks("any") == ""
+    await usage.close()
 
 
 @pytest.mark.parametrize(

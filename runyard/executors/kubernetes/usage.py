@@ -13,30 +13,30 @@ of several sizes.
 import asyncio
 import contextlib
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from runyard.errors import ClusterUnavailable
 from runyard.executors.kubernetes import fields
 from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
-from runyard.executors.kubernetes.quota import Shortage, exceeds
+from runyard.executors.kubernetes.quota import Shortage, exceeds, growth
 
 _IDLE_S = 90.0
 _SERVER_S = 300
 _PAUSE_S, _FORBIDDEN_S = 1.0, 300.0
 _SHAPES = 500
+_TOLD_S = 1.0
+"""After this long a quota's use counts a pod that was made, whatever was heard of it."""
 _ONE_POD = {"pods": "1", "count/pods": "1"}
 
 
 @dataclass(frozen=True)
 class _Quota:
-    """Amounts by resource. ``counted`` are pods that the quota has admitted and not told of yet."""
+    """Amounts by resource."""
 
     used: Mapping[str, str]
     limited: Mapping[str, str]
-    counted: tuple[Mapping[str, str], ...] = ()
     scoped: bool = False  # it is for some pods only
 
     def asked(self, said: Mapping[str, str]) -> Mapping[str, str]:
@@ -50,6 +50,14 @@ class _Quota:
         return {**own, **said}
 
 
+@dataclass(eq=False)
+class _Pod:
+    """One that is asked for, or was made just now. ``told``: the quotas whose use is known to count it."""
+
+    shape: str
+    told: set[str] = field(default_factory=set)
+
+
 class Usage:
     """``changed`` is called when the use of a quota is another one."""
 
@@ -58,8 +66,7 @@ class Usage:
         self._changed = changed
         self._quotas: dict[str, _Quota] = {}
         self._asked: dict[str, dict[str, Mapping[str, str]]] = {}  # shape → quota → what a pod asks of it
-        self._making: Counter[str] = Counter()  # by shape: pods that are asked for, and not answered yet
-        self._events = 0
+        self._pods: list[_Pod] = []  # in the order in which they were asked for
         self._surprised = False
         self._live = False
         self._watching: asyncio.Task[None] | None = None
@@ -97,10 +104,8 @@ class Usage:
         return quota.asked(self._asked.get(shape, {}).get(name, {}))
 
     def _has_room(self, name: str, quota: _Quota, requested: Mapping[str, str]) -> bool:
-        """Besides those that were just made, or are being made."""
-        others = list(quota.counted)
-        for shape, pods in self._making.items():
-            others += [self._asks(shape, name, quota)] * pods
+        """Besides those that it does not count yet."""
+        others = [self._asks(pod.shape, name, quota) for pod in self._pods if name not in pod.told]
         return not any(
             exceeds(
                 [amount, quota.used.get(what, "0"), *(other.get(what, "0") for other in others)],
@@ -112,18 +117,20 @@ class Usage:
     @contextlib.contextmanager
     def making(self, shape: str) -> Iterator[None]:
         """A pod of that shape is asked for; without an exception it is there."""
-        heard = self._events
-        self._making[shape] += 1
+        pod = _Pod(shape)
+        self._pods.append(pod)
         try:
             yield
-        finally:
-            self._making[shape] -= 1
-            if not self._making[shape]:
-                del self._making[shape]
-        if self._events == heard:  # its quotas count it already, and will say so in a moment
-            for name, quota in self._quotas.items():
-                if requested := self._asks(shape, name, quota):
-                    self._quotas[name] = replace(quota, counted=(*quota.counted, requested))
+        except BaseException:
+            self._pods.remove(pod)
+            raise
+        asyncio.get_running_loop().call_later(_TOLD_S, self._told_by_now, pod)
+
+    def _told_by_now(self, pod: _Pod) -> None:
+        """Its quotas count it, whether or not we could tell."""
+        self._pods.remove(pod)
+        if any(name not in pod.told for name in self._quotas):
+            self._changed()
 
     def refused(self, shape: str, short: Shortage) -> None:
         """A quota has no room for a pod of that shape."""
@@ -133,7 +140,7 @@ class Usage:
         self._asked.setdefault(shape, {})[short.quota] = short.requested
         known = self._quotas.get(short.quota)
         scoped = known is None or known.scoped
-        self._quotas[short.quota] = _Quota(used=short.used, limited=short.limited, scoped=scoped)
+        self._hear(short.quota, _Quota(used=short.used, limited=short.limited, scoped=scoped))
 
     def doubt(self) -> None:
         """A pod has gone: where nothing is heard of quotas, there may be room."""
@@ -172,10 +179,20 @@ class Usage:
         else:
             spec = fields.part(body, "spec")
             scoped = bool(spec.get("scopes") or spec.get("scopeSelector"))
-            self._quotas[name] = _Quota(used=used, limited=limited, scoped=scoped)
-        self._events += 1
+            self._hear(name, _Quota(used=used, limited=limited, scoped=scoped))
         self._live, self._surprised = True, False
         self._changed()
+
+    def _hear(self, name: str, quota: _Quota) -> None:
+        """What its use has grown by are the pods that it did not count before, as far as that goes."""
+        before = self._quotas.get(name)
+        grown = growth(before.used if before else {}, quota.used)
+        self._quotas[name] = quota
+        for pod in self._pods:
+            requested = growth({}, self._asks(pod.shape, name, quota))
+            if name not in pod.told and all(grown.get(what, 0) >= amount for what, amount in requested.items()):
+                grown = {what: amount - requested.get(what, 0) for what, amount in grown.items()}
+                pod.told.add(name)
 
 
 def _amounts(given: Json) -> dict[str, str]:
