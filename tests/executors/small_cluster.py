@@ -23,7 +23,7 @@ class SmallApi:
     """The objects of one namespace, by kind and name. ``made``: every pod that there ever was, in order."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Body]] = {"pods": {}, "secrets": {}}
+        self.objects: dict[str, dict[str, Body]] = {"pods": {}, "secrets": {}, "resourcequotas": {}}
         self.made: list[Body] = []
         self._versions = itertools.count(1)
         self._events: list[Body] = []
@@ -69,14 +69,15 @@ class SmallApi:
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """Of pods: all that happened since that version, and from then on."""
-        since, told = int(request.query["resourceVersion"]), 0
+        since, told = int(request.query.get("resourceVersion", "0")), 0
+        happens = request.match_info["kind"] == "pods"
         response = web.StreamResponse()
         await response.prepare(request)
         while True:
             news = self._news
             for event in self._events[told:]:
                 told += 1
-                if int(event["object"]["metadata"]["resourceVersion"]) > since:
+                if happens and int(event["object"]["metadata"]["resourceVersion"]) > since:
                     await response.write(json.dumps(event).encode() + b"\n")
             await news.wait()
 
