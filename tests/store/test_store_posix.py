@@ -384,3 +384,17 @@ async def test_a_bulk_of_deletes_that_fails_half_way_can_be_called_again(
     await store.delete_many(keys)
     assert [info.key async for info in store.list("")] == []
     assert os.listdir(tmp_path / "data") == []
+
+
+async def test_empty_objects_of_one_moment_need_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "this file system has none")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = PosixStore(tmp_path)
+    names = [f"many/{n:02}/runs/r" for n in range(50)]
+    await asyncio.gather(*(store.put(key, b"") for key in names))
+    assert [info.key async for info in store.list("")] == names
+    assert os.listdir(tmp_path / "tmp") == []
