@@ -1,8 +1,8 @@
 """Python's search for garbage, put off while there is none.
 
-What a command imports stays, and so does what it notes of a checkout, until the run has started. Python searches all
-of it 200 times meanwhile, which is a tenth of what `run start --local` takes. A command that goes on collects as any
-program.
+What a command imports stays, and so does what it notes of a checkout, until the run has started. Python searches
+it 200 times meanwhile, which is a tenth of what `run start --local` takes. A command that goes on after that
+collects as any program does.
 """
 
 import contextlib
