@@ -3,8 +3,8 @@
 ``python -m benchmarks.snapshot [--files 20000] [--size-mb 250] [--repeats 5]``
 
 *To the run's start* is the command as a user types it, from its process to the run's id, on a server that is
-there. Its modules are compiled, as those of any package that was installed. Beside it stands what git needs to look
-at the same checkout: nothing of this kind can be faster.
+there. Its modules are compiled, as those of any installed package. Beside it stands what git needs to look at the
+same checkout: nothing of this kind can be faster.
 """
 
 import argparse
