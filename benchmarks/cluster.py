@@ -199,23 +199,27 @@ async def open_cluster(place: Path) -> AsyncIterator[Cluster]:
         bucket = stack.enter_context(open_bucket(place))
         api = await Api.open(kubeconfig=Path(kubeconfig), context="", namespace="default")
         stack.push_async_callback(api.close)
-        endpoint, access_key, secret_key = bucket.words
-        settings = Settings.model_validate(
-            {
-                "state": place,
-                "store": "s3",
-                "s3_endpoint": endpoint,
-                "s3_bucket": BUCKET,
-                "s3_access_key": access_key,
-                "s3_secret_key": secret_key,
-            }
-        )
+        settings = settings_of(bucket, place)
         server = await stack.enter_async_context(embedded_server(place / "server", headless=True, ephemeral=True))
         yard = await stack.enter_async_context(Runyard.over(server.client, settings))
         lab = Path(kubeconfig).parent
         cluster = Cluster(api=api, yard=yard, bucket=bucket, place=place, lab=lab, address=server.address)
         stack.push_async_callback(cluster.close)
         yield cluster
+
+
+def settings_of(bucket: Bucket, place: Path) -> Settings:
+    endpoint, access_key, secret_key = bucket.words
+    return Settings.model_validate(
+        {
+            "state": place,
+            "store": "s3",
+            "s3_endpoint": endpoint,
+            "s3_bucket": BUCKET,
+            "s3_access_key": access_key,
+            "s3_secret_key": secret_key,
+        }
+    )
 
 
 def _furnish(place: Path) -> None:

@@ -26,6 +26,7 @@ from runyard.store.base import ObjectStore
 from runyard.store.posix import PosixStore
 from runyard.temporal import connect
 from workers.embedded import embedded_server
+from workers.runner import collect_rarely
 from workers.serve import RUNNER, build_workers, require_search_attributes
 
 
@@ -67,6 +68,7 @@ async def bench(folder: Path) -> AsyncIterator[tuple[Client, ObjectStore]]:
         )
         ours = build_workers(client, store, [MemoryExecutor()])
         async with floor, ours[0], ours[1]:
+            collect_rarely()
             yield client, store
 
 

@@ -2,17 +2,15 @@
 
     python -m benchmarks kubernetes [--repeats 50] [--only MEASURE]
 
-with RUNYARD_LAB_KUBECONFIG, RUNYARD_LAB_IMAGE and RUNYARD_LAB_AGENT_IMAGE in the environment.
-
-Without an image for the agent it is this checkout's, in the other image, and is compiled at every start.
+with what `deploy/lab env` says in the environment: KUBECONFIG, and S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY.
 
 The *floor* is who makes a bare pod, watches until its container is `terminated`, and deletes it with grace 0. It
 comes in three shapes: one container; two, as ours have; and one whose phase is waited for, as is usual. All of
 them and ours run in turn on the same node, so only ratios and differences say something.
 
-The store is a folder of this machine that the pods mount (the node must be this machine), so that the store's own
-time is not in it. Requests are counted by the API server, without the watch and without those of the node and
-the scheduler, which ask for other kinds or subresources.
+Everything is as in use, the real images and a real bucket; the pods of the floor, too, are on the node's network,
+which is where the lab's bucket can be reached. Requests are counted by the API server, without the watch and
+without those of the node and the scheduler, which ask for other kinds or subresources.
 """
 
 import asyncio
@@ -23,13 +21,15 @@ import resource
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import runyard.agent
+from benchmarks.cluster import OUR_IMAGE, TASK_IMAGE, settings_of
 from benchmarks.cpu import Accounts
+from benchmarks.pod import open_bucket
 from benchmarks.rows import Row, Samples
 from runyard.client import Runyard
 from runyard.dialogue import Assignment
@@ -40,9 +40,8 @@ from runyard.executors.kubernetes.executor import KubernetesExecutor
 from runyard.executors.kubernetes.pod import Rules
 from runyard.executors.kubernetes.watch import main_ended
 from runyard.script import compile_script
-from runyard.settings import Settings
 from runyard.spec.plan import Container, RunStep, TaskPlan
-from runyard.store.base import FolderTarget
+from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from workers.embedded import embedded_server
 from workers.serve import build_workers
@@ -93,6 +92,7 @@ class FloorPods:
             "metadata": {"name": name, "labels": {_FLOOR_LABEL: "1"}},
             "spec": {
                 "restartPolicy": "Never",
+                "hostNetwork": True,
                 "automountServiceAccountToken": False,
                 "containers": [{"name": n, "image": self.image, "command": ["/bin/true"]} for n in names],
             },
@@ -112,7 +112,7 @@ class Bench:
     floor: FloorPods
     executor: KubernetesExecutor
     yard: Runyard
-    folder: Path
+    store: ObjectStore
     image: str
     api: Api
 
@@ -120,7 +120,7 @@ class Bench:
         name = f"ours-{uuid.uuid4().hex[:10]}"
         step = RunStep(command=command)
         task = TaskPlan(id=name, name="task", containers=[Container(image=self.image)], steps=[step])
-        target = FolderTarget(folder=str(self.folder / name))
+        target = self.store.target(f"bench/{name}/", expires_s=3600)
         return Launch(
             name=name,
             run_id="bench",
@@ -169,53 +169,40 @@ def _silent(_: Progress) -> None:
 
 @asynccontextmanager
 async def bench(place: Path) -> AsyncIterator[Bench]:
-    kubeconfig = Path(os.environ["RUNYARD_LAB_KUBECONFIG"])
-    image = os.environ["RUNYARD_LAB_IMAGE"]
-    agent_image = os.environ.get("RUNYARD_LAB_AGENT_IMAGE", "")
-    folder = _store_folder(place)
-    settings = Settings(executor="kubernetes", state=place, store_folder=folder)
-    store = open_store(settings)
-    api = await Api.open(kubeconfig=kubeconfig, context="", namespace="default")
+    kubeconfig = Path(os.environ["KUBECONFIG"])
     executor = KubernetesExecutor(
         rules=Rules(
-            agent_image=agent_image or image,
-            agent_command=["python3", "-I", "-S", f"/opt/runyard/agent.py{'c' if agent_image else ''}"],
-            template=_surroundings(folder),
+            agent_image=OUR_IMAGE,
+            agent_command=["python3", "-I", "-S", "/opt/runyard/agent.pyc"],
+            template={"spec": {"hostNetwork": True}},
         ),
         kubeconfig=kubeconfig,
         namespace="default",
     )
-    floor = FloorPods(api, image)
-    watching = asyncio.create_task(floor.watch())
-    async with embedded_server(place / "server", headless=True, ephemeral=True) as server:
-        workers = build_workers(server.client, store, [executor])
-        async with workers[0], workers[1], Runyard.over(server.client, settings) as yard:
-            yield Bench(floor=floor, executor=executor, yard=yard, folder=folder, image=image, api=api)
-    watching.cancel()
-    await asyncio.wait([watching])
-    await executor.close()
-    await api.close()
-    await store.close()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(executor.close)
+        settings = settings_of(stack.enter_context(open_bucket(place)), place)
+        store = open_store(settings)
+        stack.push_async_callback(store.close)
+        api = await Api.open(kubeconfig=kubeconfig, context="", namespace="default")
+        stack.push_async_callback(api.close)
+        floor = FloorPods(api, TASK_IMAGE)
+        watching = asyncio.create_task(floor.watch())
+        stack.push_async_callback(_cancelled, watching)
+        server = await stack.enter_async_context(embedded_server(place / "server", headless=True, ephemeral=True))
+        for worker in build_workers(server.client, store, [executor])[:2]:
+            await stack.enter_async_context(worker)
+        yard = await stack.enter_async_context(Runyard.over(server.client, settings))
+        yield Bench(floor=floor, executor=executor, yard=yard, store=store, image=TASK_IMAGE, api=api)
 
 
-def _store_folder(place: Path) -> Path:
-    place.chmod(0o755)  # agents may be other users
-    folder = place / "store"
-    folder.mkdir(exist_ok=True)
-    return folder
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-
-
-def _surroundings(folder: Path) -> dict[str, Any]:
-    program = {"name": "agent-program", "hostPath": {"path": runyard.agent.__file__}}
-    store = {"name": "store", "hostPath": {"path": str(folder)}}
-    here = {"name": "store", "mountPath": str(folder)}
-    agent = [here, {"name": "agent-program", "mountPath": "/opt/runyard/agent.py"}]
-    containers = [{"name": "main", "volumeMounts": [here]}, {"name": "agent", "volumeMounts": agent}]
-    return {"spec": {"volumes": [program, store], "containers": containers}}
 
 
 async def _timed(work: Awaitable[object]) -> float:
@@ -273,7 +260,7 @@ async def many(bench: Bench, repeats: int) -> list[Row]:
     one, two, ours, requests = Samples(), Samples(), Samples(), Samples()
     for _ in range(max(1, repeats // 25)):
         for samples, containers in ((one, 1), (two, 2)):
-            samples.add(MANY / await _timed(_at_once(lambda c=containers: bench.floor.one(containers=c))))
+            samples.add(MANY / await _timed(_at_once(partial(bench.floor.one, containers=containers))))
         before = await _writes(bench.api)
         ours.add(MANY / await bench.run(MANY, chained=False, concurrency=AT_ONCE))
         requests.add((await _writes(bench.api) - before) / MANY)
@@ -338,7 +325,7 @@ async def cpu(bench: Bench, repeats: int) -> list[Row]:
         await bench.run(SOME, chained=False, concurrency=AT_ONCE)
 
     found: dict[str, tuple[Samples, Samples]] = {}
-    with Accounts.open(Path(os.environ["RUNYARD_LAB_KUBECONFIG"]).parent) as accounts:
+    with Accounts.open(Path(os.environ["KUBECONFIG"]).parent) as accounts:
         for _ in range(max(1, repeats // 25)):
             for shape, work in enumerate((floor, ours)):
                 before = accounts.used_s()

@@ -957,6 +957,8 @@ class Spool:
     def __init__(self, folder: str, most_bytes: int) -> None:
         self.folder, self.most_bytes = folder, most_bytes if folder else 0
         self.bytes = self.count = 0
+        if folder:
+            os.makedirs(folder, exist_ok=True)
 
     def keep(self, data: bytes) -> str:
         """The path of the file that now has it; empty where there is no room."""
@@ -1538,6 +1540,7 @@ class Agent:
 def open_turns(folder: str) -> tuple[int, int]:
     """The FIFOs of requests and answers, made if main has not. Opening them waits for nobody."""
     umask = os.umask(0)  # main may be another user, and may open them the moment that they are there
+    os.makedirs(folder, exist_ok=True)
     for name in ("req", "res"):
         make_fifo(f"{folder}/{name}")
     os.umask(umask)

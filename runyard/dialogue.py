@@ -2,7 +2,8 @@
 
 `main` (compiled by runyard.script, POSIX sh) and `agent` (runyard.agent, standard library only) share a
 folder, ``$RUNYARD_DIR``, and take turns through two FIFOs in it: main writes a request line to ``req``, the
-agent answers one line on ``res``: a number, 0 = done. Nothing polls. Whoever comes first makes the two and waits.
+agent answers one line on ``res``: a number, 0 = done. Nothing polls. Whoever comes first makes folder and FIFOs
+and waits.
 
     main → agent                 the agent
     hello [UID GID]              starts, once the services are ready; 3 if this attempt has been started before
@@ -23,7 +24,8 @@ confirmed that everything is in the store). Its exit code is that of the first s
 timeout, 143 after a ``term``, and 125 where the dialogue itself failed.
 
 Main also reads ``RUNYARD_GRACE_S`` (whole seconds from asking a step to end to killing it, 8), ``RUNYARD_POD``
-(set where it is process 1 of a container, whose processes are all its own) and what `step_secrets` names.
+(set where it is process 1 of a container, whose processes are all its own), ``RUNYARD_HOME`` (HOME where it can
+neither make nor write to the one that it has) and what `step_secrets` names.
 
 The agent reads its ``Assignment`` from ``$RUNYARD_ASSIGNMENT``: the JSON itself, or the path of a file with it.
 What it leaves in the store is the ``Manifest``. It also reads

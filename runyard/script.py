@@ -34,9 +34,9 @@ _PROLOGUE = """\
 # shellcheck disable=SC2030,SC2031,SC2034,SC2317 # a step keeps what it exports; traps and timers call the rest
 # The steps of one task, compiled by Runyard. Its other half is the agent; they talk through $R/req and $R/res.
 R=$RUNYARD_DIR T=${RUNYARD_RECEIPT:-/dev/termination-log} G=${RUNYARD_GRACE_S:-8} pod=${RUNYARD_POD:-}
-unset RUNYARD_DIR RUNYARD_RECEIPT RUNYARD_GRACE_S RUNYARD_POD CDPATH
+home=${HOME:-/} spare=${RUNYARD_HOME:-}
+unset RUNYARD_DIR RUNYARD_RECEIPT RUNYARD_GRACE_S RUNYARD_POD RUNYARD_HOME CDPATH
 export RUNYARD_OUTPUT="$R/output"
-home=${HOME:-/}
 step='' child='' timer='' timers=0 busy='' failed='' stage=TERM woken='' agent=''
 
 note() { printf '%s;' "$*" >>"$T"; }
@@ -208,6 +208,11 @@ become() { # COMMAND...: a step; in a session of its own where there is setsid, 
   exec "$@"
 }
 
+no_room() {
+  echo "runyard: no room in $R for the text of this step"
+  exit 126
+}
+
 enter() {
   [ -d "$1" ] || mkdir -p -- "$1" || exit 126
   cd -- "$1" || exit 126
@@ -216,12 +221,17 @@ enter() {
 trap : PIPE
 trap on_term TERM INT
 trap on_alarm USR1
+[ -d "$R" ] || mkdir -m 777 -- "$R" 2>/dev/null
 : >"$R/output"
 for fifo in req res; do [ -p "$R/$fifo" ] || mkfifo -m 666 "$R/$fifo" 2>/dev/null; done
 (: <"$R/res") & # waits for the agent where a signal can reach us
 wait "$!"
 exec 8>"$R/req" 9<"$R/res"
 agent=1
+if [ -n "$spare" ]; then # nobody has made a home for us
+  mkdir -p -- "$home" 2>/dev/null
+  [ -w "$home" ] || { home=$spare HOME=$spare && mkdir -p -- "$home"; }
+fi
 """
 
 _HELLO = """
@@ -260,9 +270,9 @@ _RUN = """
 # step {n}: {title}
 {condition}
   begin {n}
-  printf '%s' {text} >"$R/step.{n}"
   (
     trap - INT QUIT
+    printf '%s' {text} >"$R/step.{n}" || no_room
 {setup}
     become {command}
   ) </dev/null >&6 2>&1 6>&- 8>&- 9<&- &

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
+from temporalio.worker import Worker, WorkflowRunner
 
 from activities.cleanup import CleanupActivities
 from activities.faults import Fault, no_fault
@@ -34,14 +34,13 @@ from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import SEARCH_ATTRIBUTES
 from runyard.traces import NO_TRACES, Traces
+from workers.runner import Runner, collect_rarely
 from workers.traces import traced
 from workflows.cleanup import CleanupWorkflow
 from workflows.group import GroupWorkflow
 from workflows.run import RunWorkflow
 
-RUNNER = UnsandboxedWorkflowRunner()
-"""The SDK's sandbox doubles what a workflow task costs (measured for 500 no-ops: 7.5 s of CPU without it, 8 to 15
-with it). It is on in the tests, where every shape of run and every recorded history goes through it."""
+RUNNER = Runner()
 
 LONG_TASKS = 2_000
 """Activities at once for an executor: they wait in the loop and cost next to nothing."""
@@ -83,6 +82,7 @@ async def serve(
             looked_after=[*executors, settings.executor, *settings.cleanup_executors],
         ):
             await stack.enter_async_context(worker)
+        collect_rarely()
         if ready is not None:
             ready.set()
         await asyncio.Event().wait()

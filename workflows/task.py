@@ -34,7 +34,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.state import TaskRecord, apply_end
 
 INFRASTRUCTURE: Final = RetryPolicy(
-    initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
+    initial_interval=timedelta(seconds=0.2),  # most often it is another worker that takes over at once
+    backoff_coefficient=2,
+    maximum_interval=timedelta(seconds=30),
 )
 FOR_EVER: Final = timedelta(days=3650)
 HEARTBEAT: Final = timedelta(seconds=5)

@@ -17,11 +17,12 @@ beside the finished ones, under names that begin with `.tmp-`. Those are no obje
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from runyard.errors import (
     Conflict,
@@ -44,6 +45,9 @@ _ALONE, _SYNCS = 4, 16
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+T = TypeVar("T")
 
 
 class Tree:
@@ -166,8 +170,7 @@ class Tree:
 
     def open(self, key: str) -> tuple[int, int]:
         """A descriptor to read from, which the caller closes, and the size in bytes. Raises NotFound."""
-        with self._lookup(key) as (fd, name):
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+        file = self._lookup(key, lambda name, fd: os.open(name, _READ_FLAGS, dir_fd=fd))
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             os.close(file)
@@ -176,8 +179,7 @@ class Tree:
 
     def stat(self, key: str) -> ObjectInfo:
         """Raises NotFound."""
-        with self._lookup(key) as (fd, name):
-            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        found = self._lookup(key, lambda name, fd: os.stat(name, dir_fd=fd, follow_symlinks=False))
         if not stat.S_ISREG(found.st_mode):
             raise _missing(key)
         return _info(key, found)
@@ -266,16 +268,19 @@ class Tree:
                 os.fsync(fd)
         return os.open(name, FOLDER_FLAGS, dir_fd=fd)
 
-    @contextmanager
-    def _lookup(self, key: str) -> Iterator[tuple[int, bytes]]:
-        """The folder of an existing object and its name; NotFound where either is not there."""
+    def _lookup(self, key: str, look: Callable[[bytes, int], T]) -> T:
+        """What ``look`` finds under the object's name in its open folder; NotFound where either is not there.
+
+        No context manager: one that makes another error of what it is given leaves a cycle of frames, which
+        holds all that its callers have until the next full garbage collection.
+        """
         *folders, name = self._names.parts(key)
         try:
             fd = self._descend(folders, key, make=False)
         except (FileNotFoundError, Conflict) as error:
             raise _missing(key) from error
         try:
-            yield fd, name
+            return look(name, fd)
         except OSError as error:
             if error.errno == errno.ENOENT or error.errno in NO_FOLDER:
                 raise _missing(key) from error

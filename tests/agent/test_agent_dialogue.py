@@ -25,6 +25,14 @@ def until(true: Callable[[], object], *, timeout_s: float = 20) -> None:
         time.sleep(0.005)
 
 
+def test_the_folder_of_the_dialogue_is_made_by_whoever_comes_first(any_shell: Stage) -> None:
+    any_shell.dir.rmdir()
+    any_shell.prepare(RunStep(command="true"))
+    main = any_shell.start_main()
+    until(any_shell.dir.exists)
+    assert any_shell.start_agent().wait(60) == main.wait(60) == 0
+
+
 class FakeAgent(threading.Thread):
     """Answers so many requests, then is gone: its ends of the FIFOs are closed."""
 

@@ -57,6 +57,30 @@ TEXTS = {
 }
 
 
+def test_a_step_whose_text_finds_no_room_is_no_success(any_shell: Stage) -> None:
+    (any_shell.dir / "step.0").symlink_to("/dev/full")
+    assert any_shell.play(run("true")) == 126
+    assert b"no room in" in any_shell.log(0)
+
+
+def test_a_home_that_cannot_be_made_is_elsewhere(any_shell: Stage) -> None:
+    """Where nobody has made one: in a pod without volumes, whose image may have a user that may not."""
+    spare = any_shell.folder / "spare"
+    steps = [run("echo $HOME; pwd; echo a >~/b"), run("env | grep RUNYARD_HOME || true")]
+    assert any_shell.play(*steps, environ={"HOME": "/dev/null/home", "RUNYARD_HOME": str(spare)}) == 0
+    assert any_shell.log(0) == f"{spare}\n{spare}/project\n".encode()
+    assert any_shell.log(1) == b""
+    assert (spare / "b").read_text() == "a\n"
+
+
+def test_a_home_is_made_where_it_can_be(any_shell: Stage) -> None:
+    any_shell.home.rmdir()
+    spare = any_shell.folder / "spare"
+    assert any_shell.play(run("cd; pwd"), environ={"RUNYARD_HOME": str(spare)}) == 0
+    assert any_shell.log(0) == f"{any_shell.home}\n".encode()
+    assert not spare.exists()
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_text(any_shell: Stage, name: str) -> None:
     command, expected = TEXTS[name]

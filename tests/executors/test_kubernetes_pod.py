@@ -59,11 +59,26 @@ def build(rules: Rules = RULES, **task: Any) -> dict[str, Any]:
     return build_pod(asked(**task), rules, process="p")
 
 
+def meets_in_memory(manifest: dict[str, Any]) -> bool:
+    folders_ = {
+        variable["value"]
+        for each in manifest["spec"]["containers"]
+        for variable in each["env"]
+        if variable["name"] == "RUNYARD_DIR"
+    }
+    (folder,) = folders_  # main and agent, at the same place
+    in_memory: bool = folder.startswith("/dev/shm/")
+    assert in_memory == (not manifest["spec"]["volumes"])
+    if not in_memory:
+        assert folder in mounts(manifest, "main")
+        assert folder in mounts(manifest, "agent")
+    return in_memory
+
+
 def test_a_small_pod_word_for_word() -> None:
     """After a wanted change: write what it says into the file, and read it."""
-    assert json.loads(json.dumps(build(environment={"A": "$(B) $$"}, deadline_s=60))) == json.loads(
-        GOLDEN.read_text()
-    )
+    made = build(environment={"A": "$(B) $$"}, deadline_s=60, steps=[SaveToWorkspaceStep(contents=[])])
+    assert json.loads(json.dumps(made)) == json.loads(GOLDEN.read_text())
 
 
 @pytest.mark.parametrize(("written", "needed"), [("a", "a"), ("$", "$$"), ("$(A)$$", "$$(A)$$$$"), ("", "")])
@@ -120,6 +135,53 @@ def test_what_is_long_comes_as_a_file_that_only_its_reader_sees() -> None:
 )
 def test_which_secret_a_name_means(name: str, pattern: str, found: tuple[str, str]) -> None:
     assert secret_of(name, pattern) == found
+
+
+def test_a_task_whose_files_the_agent_never_sees_has_no_volume_to_wait_for() -> None:
+    made = build(user="root", pod={"labels": {"a": "b"}}, resources=Resources(memory_bytes=1 << 30))
+    assert meets_in_memory(made)
+    variables = {each["name"]: each.get("value") for each in container(made, "main")["env"]}
+    assert variables["HOME"] == "/home/runyard"
+    assert variables["RUNYARD_HOME"] == "/tmp/runyard"
+    chosen = build(environment={"HOME": "/home/somebody"})
+    assert "RUNYARD_HOME" not in {each["name"] for each in container(chosen, "main")["env"]}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"steps": [CloneStep()]},
+        {"steps": [RunStep(command="make"), SaveToWorkspaceStep(contents=[])]},
+        {"user": "1000"},  # it could not make its home
+        {"containers": [Container(image="a", user="1000:0")]},
+        {"containers": [Container(image="a"), Container(image="b")]},  # a service would see the dialogue
+        {"containers": [Container(image="a", volumes=[Volume(path="/dev/shm")])]},
+        {"pod": {"runtime_class": "gvisor"}},
+    ],
+)
+def test_other_tasks_meet_in_volumes(task: dict[str, Any]) -> None:
+    assert not meets_in_memory(build(**task))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"hostIPC": True},
+        {"runtimeClassName": "kata"},
+        {"volumes": [{"name": "more", "emptyDir": {}}]},
+        {"securityContext": {"runAsUser": 1000}},
+        {"containers": [{"name": "main", "securityContext": {"runAsUser": 1000}}]},
+        {"containers": [{"name": "main", "securityContext": {"readOnlyRootFilesystem": True}}]},
+        {"containers": [{"name": "agent", "securityContext": {"readOnlyRootFilesystem": True}}]},
+    ],
+)
+def test_a_template_may_make_volumes_needed(spec: dict[str, Any]) -> None:
+    template = {"spec": spec}
+    assert not meets_in_memory(build(Rules(agent_image="a", agent_command=["a"], template=template)))
+
+
+def test_one_uid_meets_in_volumes() -> None:
+    assert not meets_in_memory(build(Rules(agent_image="a", agent_command=["a"], one_uid=1234)))
 
 
 def test_users_and_security() -> None:
@@ -204,6 +266,8 @@ def test_folders_that_both_must_see(task: dict[str, Any], found: list[str]) -> N
     plan = TaskPlan(id="i", name="t", containers=[Container(image="a")], **task)
     assert folders.shared(plan) == found
     made = build_pod(asked().model_copy(update={"task": plan}), RULES, process="p")
+    if meets_in_memory(made):
+        return
     for name in ("main", "agent"):
         there = mounts(made, name)
         assert [path for path, volume in there.items() if volume.startswith("work")] == [folders.HOME, *found]

@@ -1,10 +1,15 @@
 """What a refusal means: sentences as API servers write them."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
 import pytest
 
 from runyard.errors import BeyondQuota, ConfigError, ExecutorError, Forbidden, NotAdmitted, StartError
-from runyard.executors.kubernetes.api import Refused
-from runyard.executors.kubernetes.quota import as_error, shortage
+from runyard.executors.kubernetes.api import Api, Refused
+from runyard.executors.kubernetes.quota import Shortage, as_error, shortage
+from runyard.executors.kubernetes.usage import Usage
 
 
 def refused(message: str, status: int = 403, word: str = "Forbidden") -> Refused:
@@ -97,3 +102,89 @@ def test_other_refusals_are_told_apart(error: Refused, kind: type[Exception], wo
     found = as_error(error)
     assert type(found) is kind
     assert words in found.message
+
+
+# What is known of their use
+
+
+class Quotas:
+    """An API server that has these quotas and tells of ``news``; without any it forbids to ask."""
+
+    def __init__(self, *quotas: dict[str, Any]) -> None:
+        self.quotas = quotas
+        self.news: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def page(self, _: str) -> dict[str, Any]:
+        if not self.quotas:
+            raise Refused(403, "Forbidden", "no", {})
+        return {"items": list(self.quotas)}
+
+    async def watch(self, _: str, **__: object) -> AsyncIterator[dict[str, Any]]:
+        if not self.quotas:
+            raise Refused(403, "Forbidden", "no", {})
+        while True:
+            yield {"type": "MODIFIED", "object": await self.news.get()}
+
+
+def team(used: int, hard: int, **spec: object) -> dict[str, Any]:
+    status = {"used": {"pods": str(used)}, "hard": {"pods": str(hard)}}
+    return {"metadata": {"name": "team"}, "spec": spec, "status": status}
+
+
+async def known(*quotas: dict[str, Any]) -> Usage:
+    usage = Usage(cast(Api, Quotas(*quotas)), changed=lambda: None)
+    await usage.begin()
+    return usage
+
+
+async def test_a_pod_counts_as_one_before_any_was_refused() -> None:
+    usage = await known(team(1, 2))
+    assert usage.lacks("any") == ""
+    with usage.making("any"):
+        assert usage.lacks("any") == usage.lacks("another") == "others are before it"
+    assert usage.lacks("any") == "others are before it"  # until the quota says that it counts it
+    full = await known(team(2, 2))
+    assert full.lacks("any") == "quota team: 2 of 2 pods in use"
+    for each in (usage, full):
+        await each.close()
+
+
+async def test_news_of_one_pod_do_not_hide_another_that_is_under_way() -> None:
+    quotas, heard = Quotas(team(0, 2)), asyncio.Event()
+    usage = Usage(cast(Api, quotas), changed=heard.set)
+    await usage.begin()
+    with usage.making("any"):
+        with usage.making("any"):
+            heard.clear()
+            quotas.news.put_nowait(team(1, 2))
+            await heard.wait()
+            assert usage.lacks("any") == "others are before it"
+        assert usage.lacks("any") == "others are before it"
+    heard.clear()
+    quotas.news.put_nowait(team(1, 2))  # one has ended, and one of the two was not counted yet
+    await heard.wait()
+    assert usage.lacks("any") == "others are before it"
+    heard.clear()
+    await asyncio.wait_for(heard.wait(), 30)  # by now both are
+    assert usage.lacks("any") == ""
+    await usage.close()
+
+
+@pytest.mark.parametrize(
+    "quota", [team(2, 2, scopes=["BestEffort"]), team(2, 2, scopeSelector={"matchExpressions": []}), team(0, 0)]
+)
+async def test_a_quota_that_may_be_for_others_or_never_fits_is_asked(quota: dict[str, Any]) -> None:
+    usage = await known(quota)
+    assert usage.lacks("any") == ""
+    await usage.close()
+
+
+async def test_without_the_right_to_watch_the_last_refusal_counts_until_a_pod_goes() -> None:
+    usage = await known()
+    assert not usage.sure
+    usage.refused("small", Shortage(quota="q", requested={"cpu": "1"}, used={"cpu": "2"}, limited={"cpu": "2"}))
+    assert usage.lacks("small") == "quota q: 2 of 2 cpu in use"
+    assert usage.lacks("other") == ""
+    usage.doubt()
+    assert usage.lacks("small") == ""
+    await usage.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import shutil
 import stat
@@ -398,3 +399,16 @@ async def test_empty_objects_of_one_moment_need_no_hard_links(
     await asyncio.gather(*(store.put(key, b"") for key in names))
     assert [info.key async for info in store.list("")] == names
     assert os.listdir(tmp_path / "tmp") == []
+
+
+async def test_what_is_not_there_leaves_nothing_for_the_garbage_collector(store: PosixStore) -> None:
+    """An error that holds the frames it came through would keep all that its callers have."""
+    gc.collect()
+    gc.disable()
+    try:
+        for look in (lambda: store.stat("a/b"), lambda: read(store, "a/b"), lambda: store.stat("c")):
+            with pytest.raises(NotFound):
+                await look()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

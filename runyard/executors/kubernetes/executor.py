@@ -104,6 +104,7 @@ class KubernetesExecutor:
                 room = Room(self._slots, lambda: watch.live(), usage)
                 watch = Watch(api, freed=room.look_again, gone=usage.doubt)
                 watch.start()
+                await usage.begin()
                 self._opened = api, watch, room
             return self._opened
 

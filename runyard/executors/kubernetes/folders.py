@@ -73,7 +73,7 @@ def _may_hide(folder: str) -> bool:
 def _named(task: TaskPlan) -> Iterator[str]:
     """Absolute folders, without the part that a glob begins."""
     home = home_of(task)
-    if _uses_agent(task):
+    if uses_agent(task):
         yield home
     for folder in _dirs(task):
         if folder.startswith("/"):
@@ -81,7 +81,7 @@ def _named(task: TaskPlan) -> Iterator[str]:
 
 
 def _dirs(task: TaskPlan) -> Iterator[str]:
-    if _uses_agent(task):
+    if uses_agent(task):
         yield task.working_dir
     for step in task.steps:
         if step.skip or isinstance(step, RunStep | CloneStep):
@@ -92,7 +92,7 @@ def _dirs(task: TaskPlan) -> Iterator[str]:
             yield step.dest_dir
 
 
-def _uses_agent(task: TaskPlan) -> bool:
+def uses_agent(task: TaskPlan) -> bool:
     """Whether the agent reads or writes files of the task at all."""
     return any(not step.skip and not isinstance(step, RunStep) for step in task.steps)
 

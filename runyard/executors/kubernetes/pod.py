@@ -11,7 +11,6 @@ long for an argument; credentials of registries. What is small comes as a variab
 import base64
 import json
 import math
-import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from typing import Any
 
 from runyard.errors import StartError
 from runyard.executors.base import Launch
-from runyard.executors.kubernetes import folders, names
+from runyard.executors.kubernetes import folders, mounts, names
+from runyard.executors.kubernetes.mounts import Meeting
 from runyard.executors.kubernetes.template import Manifest, merge
 from runyard.spec.plan import Container, Environment, FromSecret, Resources, TaskPlan
 from runyard.store.base import FolderTarget
@@ -30,13 +30,9 @@ ALLOWABLE = (
 )
 """What the setting `kubernetes_allow` may name."""
 
-SCRIPT_BYTES = 100 << 10  # the kernel takes 128 KiB as one argument or variable
 SECRET_BYTES = 1 << 20
 _MARGIN_S = 120  # what the kubelet's deadline adds to ours, which is exact but needs a living worker
 _SEAL_S = 20  # what an ended main may take to have its log stored
-_DIALOGUE = f"{folders.DIALOGUE}/dialogue"
-_SPOOL = f"{folders.DIALOGUE}/spool"
-_LETTERS = f"{folders.DIALOGUE}/letters"
 
 _RESTRICTED: Manifest = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 _AGENT_ROOT: Manifest = {
@@ -67,9 +63,16 @@ class Rules:
 
 def build_pod(launch: Launch, rules: Rules, *, process: str) -> Manifest:
     """The pod's manifest. ``process`` is who makes it (see `names.OWNER`)."""
-    ours = {"spec": _spec(launch, rules)}
+    if rules.one_uid is None and mounts.may_meet_in_memory(launch.task):
+        made = _merged(launch, rules, process, mounts.MEMORY)
+        if not mounts.needs_volumes(made):
+            return made
+    return _merged(launch, rules, process, mounts.VOLUMES)
+
+
+def _merged(launch: Launch, rules: Rules, process: str, at: Meeting) -> Manifest:
     asked = _asked(launch.task)
-    return merge(merge(merge(ours, rules.template), asked), _fixed(launch, process))
+    return merge(merge(merge({"spec": _spec(launch, rules, at)}, rules.template), asked), _fixed(launch, process))
 
 
 def unreachable(launch: Launch, manifest: Manifest) -> str:
@@ -92,7 +95,7 @@ def shape(manifest: Manifest) -> str:
 def build_secret(launch: Launch, pod_uid: str, *, auths: Mapping[str, Any] | None = None) -> Manifest:
     """The pod's Secret. Raises StartError where it holds more than a Secret may."""
     data = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json()}
-    if _long(launch.script):
+    if mounts.long(launch.script):
         data[names.SCRIPT_KEY] = launch.script
     kind = "Opaque"
     if auths:
@@ -211,7 +214,7 @@ def _labels(launch: Launch) -> dict[str, str]:
     }
 
 
-def _spec(launch: Launch, rules: Rules) -> Manifest:
+def _spec(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
     task = launch.task
     services = [_service(n, c, rules) for n, c in enumerate(task.containers[1:], 1)]
     spec: Manifest = {
@@ -221,8 +224,8 @@ def _spec(launch: Launch, rules: Rules) -> Manifest:
         "activeDeadlineSeconds": _deadline(launch, rules),
         "securityContext": _pod_security(rules),
         # one after another is how a kubelet starts them: the agent, which takes longest to be ready, comes first
-        "containers": [_agent(launch, rules), _main(launch, rules), *services],
-        "volumes": [*_volumes(launch, rules), *_tmpfs(task)],
+        "containers": [_agent(launch, rules, at), _main(launch, rules, at), *services],
+        "volumes": mounts.volumes(launch, at),
     }
     if task.arch:
         spec["nodeSelector"] = {_ARCH_LABEL: task.arch}
@@ -245,18 +248,20 @@ def _pod_security(rules: Rules) -> Manifest:
     return security
 
 
-def _main(launch: Launch, rules: Rules) -> Manifest:
+def _main(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
     task, image = launch.task, launch.task.containers[0]
     environment: Environment = {"HOME": folders.HOME, **launch.environment}
     environment |= {variable: FromSecret(from_secret=secret) for variable, secret in launch.secrets.items()}
     ours = {
-        "RUNYARD_DIR": _DIALOGUE,
+        "RUNYARD_DIR": at.dialogue,
         "RUNYARD_RECEIPT": "/dev/termination-log",
         "RUNYARD_POD": "1",
         "RUNYARD_GRACE_S": str(max(1, math.ceil(launch.grace_s) - 2)),
     }
-    long = _long(launch.script)
-    script = [_letter_path(names.SCRIPT_KEY)] if long else ["-c", literal(launch.script)]
+    if at.spare_home and "HOME" not in launch.environment:
+        ours["RUNYARD_HOME"] = at.spare_home
+    long = mounts.long(launch.script)
+    script = [mounts.letter_path(names.SCRIPT_KEY)] if long else ["-c", literal(launch.script)]
     return {
         "name": names.MAIN,
         "image": image.image,
@@ -264,31 +269,25 @@ def _main(launch: Launch, rules: Rules) -> Manifest:
         "env": _env({**environment, **ours}, rules),
         "resources": _resources(task.resources),
         "securityContext": _security(image, rules, user=task.user or image.user, base=_RESTRICTED),
-        "volumeMounts": [
-            *_shared_mounts(task),
-            *([_letter_mount(names.SCRIPT_KEY)] if long else []),
-            *_tmpfs_mounts(0, image),
-        ],
+        "volumeMounts": mounts.main_mounts(launch, at),
     }
 
 
-def _agent(launch: Launch, rules: Rules) -> Manifest:
+def _agent(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
     secrets = {n: v for n, v in launch.environment.items() if isinstance(v, FromSecret)}
     secrets |= {variable: FromSecret(from_secret=secret) for variable, secret in launch.secrets.items()}
-    long = _long(launch.assignment.model_dump_json())
     assignment: Manifest = {"name": "RUNYARD_ASSIGNMENT"}
-    if long:
-        assignment["value"] = _letter_path(names.ASSIGNMENT_KEY)
+    if mounts.long(launch.assignment.model_dump_json()):
+        assignment["value"] = mounts.letter_path(names.ASSIGNMENT_KEY)
     else:
         assignment["valueFrom"] = {"secretKeyRef": {"name": launch.name, "key": names.ASSIGNMENT_KEY}}
     ours = {
-        "RUNYARD_DIR": _DIALOGUE,
-        "RUNYARD_SPOOL": _SPOOL,
+        "RUNYARD_DIR": at.dialogue,
+        "RUNYARD_SPOOL": at.spool,
         "RUNYARD_SPOOL_BYTES": str(rules.spool_bytes),
         "RUNYARD_COPY_LOG": "1" if rules.copy_log else "",
         "RUNYARD_TERMINATION_LOG": "/dev/termination-log",
     }
-    spool = {"name": "spool", "mountPath": _SPOOL}
     return {
         "name": names.AGENT,
         "image": rules.agent_image,
@@ -298,11 +297,7 @@ def _agent(launch: Launch, rules: Rules) -> Manifest:
         "securityContext": _RESTRICTED if rules.one_uid is not None else _AGENT_ROOT,
         # its last words come with its status: nobody has to ask for its log
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            *_shared_mounts(launch.task),
-            spool,
-            *([_letter_mount(names.ASSIGNMENT_KEY)] if long else []),
-        ],
+        "volumeMounts": mounts.agent_mounts(launch, at),
     }
 
 
@@ -314,7 +309,7 @@ def _service(n: int, container: Container, rules: Rules) -> Manifest:
         # images of services often begin as root and step down: what they need for that stays
         "securityContext": _security(container, rules, user=container.user, base={}),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": _tmpfs_mounts(n, container),
+        "volumeMounts": mounts.tmpfs_mounts(n, container),
     }
     if container.entrypoint:
         service["command"] = [literal(word) for word in container.entrypoint]
@@ -356,10 +351,6 @@ def literal(words: str) -> str:
     return words.replace("$", "$$")
 
 
-def _long(words: str) -> bool:
-    return len(words.encode()) > SCRIPT_BYTES
-
-
 def _resources(resources: Resources) -> Manifest:
     amounts = {}
     if resources.cpu is not None:
@@ -369,60 +360,6 @@ def _resources(resources: Resources) -> Manifest:
     if resources.disk_bytes is not None:
         amounts["ephemeral-storage"] = str(resources.disk_bytes)
     return {"requests": amounts, "limits": amounts} if amounts else {}
-
-
-# Volumes
-
-
-def _volumes(launch: Launch, rules: Rules) -> list[Manifest]:
-    volumes: list[Manifest] = [
-        {"name": "dialogue", "emptyDir": {}},
-        {"name": "spool", "emptyDir": {}},  # no size limit: whole archives are packed there, too
-        *({"name": name, "emptyDir": {}} for name, _ in _shared_folders(launch.task)),
-    ]
-    # one volume for each: main must not see the assignment
-    letters = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json(), names.SCRIPT_KEY: launch.script}
-    volumes += [_letter(launch.name, key) for key, words in letters.items() if _long(words)]
-    return volumes
-
-
-def _letter(secret: str, key: str) -> Manifest:
-    items = [{"key": key, "path": "letter"}]  # readable for any user that the container may run as
-    return {"name": key, "secret": {"secretName": secret, "items": items, "defaultMode": 0o444}}
-
-
-def _letter_mount(key: str) -> Manifest:
-    return {"name": key, "mountPath": f"{_LETTERS}/{key}", "readOnly": True}
-
-
-def _letter_path(key: str) -> str:
-    return f"{_LETTERS}/{key}/letter"
-
-
-def _shared_mounts(task: TaskPlan) -> list[Manifest]:
-    folders_ = [("dialogue", _DIALOGUE), *_shared_folders(task)]
-    return [{"name": name, "mountPath": folder} for name, folder in folders_]
-
-
-def _shared_folders(task: TaskPlan) -> list[tuple[str, str]]:
-    """Volumes of files, and where they are: one each, since a `subPath` costs the kubelet four programs."""
-    others = enumerate(folders.shared(task), 1)
-    return [("work", folders.HOME), *((f"work-{n}", posixpath.normpath(folder)) for n, folder in others)]
-
-
-def _tmpfs(task: TaskPlan) -> list[Manifest]:
-    volumes: list[Manifest] = []
-    for n, container in enumerate(task.containers):
-        for m, volume in enumerate(container.volumes):
-            memory: Manifest = {"medium": "Memory"}
-            if volume.size_bytes is not None:
-                memory["sizeLimit"] = str(volume.size_bytes)
-            volumes.append({"name": f"tmpfs-{n}-{m}", "emptyDir": memory})
-    return volumes
-
-
-def _tmpfs_mounts(n: int, container: Container) -> list[Manifest]:
-    return [{"name": f"tmpfs-{n}-{m}", "mountPath": volume.path} for m, volume in enumerate(container.volumes)]
 
 
 # What the run file asks for

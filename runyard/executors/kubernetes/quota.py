@@ -71,6 +71,15 @@ def exceeds(amounts: Iterable[str], limit: str) -> bool:
     return most is not None and None not in numbers and sum(n for n in numbers if n is not None) > most
 
 
+def growth(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Decimal]:
+    """By how much each amount is more than it was. What is no number of Kubernetes did not grow."""
+    zero = Decimal(0)
+    return {
+        name: (_number(amount) or zero) - (_number(before.get(name, "0")) or zero)
+        for name, amount in after.items()
+    }
+
+
 def as_error(refused: Refused, *, what: str = "the pod") -> RunyardError:
     """The error of a create that will not get better by itself."""
     said = refused.message or f"{refused.status} {refused.word}"

@@ -1,9 +1,9 @@
-"""What quotas leave, as far as they have refused us a pod: so that nobody asks for what cannot be had.
+"""What quotas leave, as far as it is known: so that nobody asks for what cannot be had.
 
-A refusal says what a pod of that shape asks of a quota, which only the cluster can tell (defaults of a LimitRange
-count too). From then on a watch says how much of each quota is in use: its status moves with every pod that is
-admitted, ends or goes, whoever made it. Without the right to watch quotas there is what the last refusal said, and
-the doubt that comes with every pod of ours that goes.
+A watch says how much of each quota is in use: its status moves with every pod that is admitted, ends or goes,
+whoever made it. That a pod counts as one is known; what else a pod of some shape asks of a quota only the
+cluster can tell (defaults of a LimitRange count too), and a refusal says it. Without the right to watch quotas
+there is what the last refusal said, and the doubt that comes with every pod of ours that goes.
 
 Turned down: trying when a pod has ended. Its room is free only when the quota's controller has counted, after its
 delete or its phase, so that most tries were refused; and a cap learned from refusals, which does not fit pods
@@ -13,29 +13,49 @@ of several sizes.
 import asyncio
 import contextlib
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from runyard.errors import ClusterUnavailable
 from runyard.executors.kubernetes import fields
 from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
-from runyard.executors.kubernetes.quota import Shortage, exceeds
+from runyard.executors.kubernetes.quota import Shortage, exceeds, growth
 
 _IDLE_S = 90.0
 _SERVER_S = 300
 _PAUSE_S, _FORBIDDEN_S = 1.0, 300.0
 _SHAPES = 500
+_TOLD_S = 1.0
+"""After this long a quota's use counts a pod that was made, whatever was heard of it."""
+_ONE_POD = {"pods": "1", "count/pods": "1"}
 
 
 @dataclass(frozen=True)
 class _Quota:
-    """Amounts by resource. ``counted`` are pods that the quota has admitted and not told of yet."""
+    """Amounts by resource."""
 
     used: Mapping[str, str]
     limited: Mapping[str, str]
-    counted: tuple[Mapping[str, str], ...] = ()
+    scoped: bool = False  # it is for some pods only
+
+    def asked(self, said: Mapping[str, str]) -> Mapping[str, str]:
+        """What a pod asks of it, of which that much is known from a refusal.
+
+        What it can never have is left to the quota, which says so.
+        """
+        if self.scoped:
+            return said
+        own = {name: one for name, one in _ONE_POD.items() if not exceeds([one], self.limited.get(name, "0"))}
+        return {**own, **said}
+
+
+@dataclass(eq=False)
+class _Pod:
+    """One that is asked for, or was made just now. ``told``: the quotas whose use is known to count it."""
+
+    shape: str
+    told: set[str] = field(default_factory=set)
 
 
 class Usage:
@@ -46,8 +66,7 @@ class Usage:
         self._changed = changed
         self._quotas: dict[str, _Quota] = {}
         self._asked: dict[str, dict[str, Mapping[str, str]]] = {}  # shape → quota → what a pod asks of it
-        self._making: Counter[str] = Counter()  # by shape: pods that are asked for, and not answered yet
-        self._events = 0
+        self._pods: list[_Pod] = []  # in the order in which they were asked for
         self._surprised = False
         self._live = False
         self._watching: asyncio.Task[None] | None = None
@@ -57,6 +76,14 @@ class Usage:
         """Whether news of room will come by itself, and nothing speaks against what was heard last."""
         return self._live and not self._surprised
 
+    async def begin(self) -> None:
+        """Hear of the quotas that there are, and then of every change."""
+        with contextlib.suppress(Refused, ClusterUnavailable):  # the watch tries again, as long as it takes
+            page = await self._api.page("resourcequotas")
+            for body in fields.parts(page, "items"):
+                self._take("ADDED", body)
+        self._watching = asyncio.create_task(self._watch())
+
     async def close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
@@ -64,10 +91,8 @@ class Usage:
 
     def lacks(self, shape: str) -> str:
         """What there is no room in for a pod of that shape; "" = there is room, or it is not known."""
-        for name, requested in self._asked.get(shape, {}).items():
-            quota = self._quotas.get(name)
-            if quota is None:
-                continue
+        for name, quota in self._quotas.items():
+            requested = self._asks(shape, name, quota)
             short = Shortage(quota=name, requested=requested, used=quota.used, limited=quota.limited)
             if short:
                 return str(short)
@@ -75,11 +100,12 @@ class Usage:
                 return "others are before it"
         return ""
 
+    def _asks(self, shape: str, name: str, quota: _Quota) -> Mapping[str, str]:
+        return quota.asked(self._asked.get(shape, {}).get(name, {}))
+
     def _has_room(self, name: str, quota: _Quota, requested: Mapping[str, str]) -> bool:
-        """Besides those that were just made, or are being made."""
-        others = list(quota.counted)
-        for shape, pods in self._making.items():
-            others += [self._asked.get(shape, {}).get(name, {})] * pods
+        """Besides those that it does not count yet."""
+        others = [self._asks(pod.shape, name, quota) for pod in self._pods if name not in pod.told]
         return not any(
             exceeds(
                 [amount, quota.used.get(what, "0"), *(other.get(what, "0") for other in others)],
@@ -91,18 +117,20 @@ class Usage:
     @contextlib.contextmanager
     def making(self, shape: str) -> Iterator[None]:
         """A pod of that shape is asked for; without an exception it is there."""
-        heard = self._events
-        self._making[shape] += 1
+        pod = _Pod(shape)
+        self._pods.append(pod)
         try:
             yield
-        finally:
-            self._making[shape] -= 1
-            if not self._making[shape]:
-                del self._making[shape]
-        if self._events == heard:  # its quotas count it already, and will say so in a moment
-            for name, requested in self._asked.get(shape, {}).items():
-                if quota := self._quotas.get(name):
-                    self._quotas[name] = replace(quota, counted=(*quota.counted, requested))
+        except BaseException:
+            self._pods.remove(pod)
+            raise
+        asyncio.get_running_loop().call_later(_TOLD_S, self._told_by_now, pod)
+
+    def _told_by_now(self, pod: _Pod) -> None:
+        """Its quotas count it, whether or not we could tell."""
+        self._pods.remove(pod)
+        if any(name not in pod.told for name in self._quotas):
+            self._changed()
 
     def refused(self, shape: str, short: Shortage) -> None:
         """A quota has no room for a pod of that shape."""
@@ -110,9 +138,9 @@ class Usage:
         if len(self._asked) >= _SHAPES:
             self._asked.clear()
         self._asked.setdefault(shape, {})[short.quota] = short.requested
-        self._quotas[short.quota] = _Quota(used=short.used, limited=short.limited)
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
+        known = self._quotas.get(short.quota)
+        scoped = known is None or known.scoped
+        self._hear(short.quota, _Quota(used=short.used, limited=short.limited, scoped=scoped))
 
     def doubt(self) -> None:
         """A pod has gone: where nothing is heard of quotas, there may be room."""
@@ -149,10 +177,22 @@ class Usage:
         if kind == "DELETED" or not limited:
             self._quotas.pop(name, None)
         else:
-            self._quotas[name] = _Quota(used=used, limited=limited)
-        self._events += 1
+            spec = fields.part(body, "spec")
+            scoped = bool(spec.get("scopes") or spec.get("scopeSelector"))
+            self._hear(name, _Quota(used=used, limited=limited, scoped=scoped))
         self._live, self._surprised = True, False
         self._changed()
+
+    def _hear(self, name: str, quota: _Quota) -> None:
+        """What its use has grown by are the pods that it did not count before, as far as that goes."""
+        before = self._quotas.get(name)
+        grown = growth(before.used if before else {}, quota.used)
+        self._quotas[name] = quota
+        for pod in self._pods:
+            requested = growth({}, self._asks(pod.shape, name, quota))
+            if name not in pod.told and all(grown.get(what, 0) >= amount for what, amount in requested.items()):
+                grown = {what: amount - requested.get(what, 0) for what, amount in grown.items()}
+                pod.told.add(name)
 
 
 def _amounts(given: Json) -> dict[str, str]:
