@@ -15,6 +15,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.failures import translate
+from activities.faults import Fault, no_fault
 from activities.pulse import Pulse
 from activities.signatures import (
     CLEAN,
@@ -70,12 +71,14 @@ class CleanupActivities:
         *,
         retention: Retention = Retention(),  # noqa: B008 - frozen
         executors: Sequence[str] = (),
+        fault: Fault = no_fault,
     ) -> None:
         self._store = store
         self._client = client
         self._retention = retention
         self._executors = list(dict.fromkeys(executors))
         self._statuses = Statuses(client)
+        self._fault = fault
 
     @activity.defn(name=PLAN_CLEANUP)
     @translate
@@ -85,8 +88,10 @@ class CleanupActivities:
         rules = CleanupRules(request=request, retention=self._retention, now=plan.started_at)
         if request.runs:
             return CleanupPlan(rules=rules)
-        served = [name for name in self._executors if await self._is_served(name)]
-        other = "" if request.dry_run else await self._other()
+        async with Pulse():
+            served = [name for name in self._executors if await self._is_served(name)]
+            self._fault("plan.asked")
+            other = "" if request.dry_run else await self._other()
         return CleanupPlan(rules=rules, executors=served, gives_way_to=other)
 
     @activity.defn(name=SURVEY)

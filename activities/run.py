@@ -16,7 +16,6 @@ from activities.signatures import (
     LEAVE_VIEW,
     PREPARE_RUN,
     RECORD_RUN,
-    LeaveView,
     PreparedRun,
     PrepareRun,
     RecordRun,
@@ -25,13 +24,14 @@ from activities.spans import Spans
 from runyard.errors import InvalidRequest
 from runyard.metrics import NO_METRICS, Metrics
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
-from runyard.records.runs import Passing, PlanIndex, write_passing, write_plan, write_result
+from runyard.records.runs import PlanIndex, write_passing, write_plan, write_result
 from runyard.records.snapshots import refer_to_snapshot
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.group import NO_CAPS, Caps, lines_of
 from runyard.spec.plan import Plan
-from runyard.spec.restart import merge
-from runyard.spec.run import RunRequest
+from runyard.spec.replan import replan
+from runyard.spec.restart import Earlier, merge
+from runyard.spec.run import Passing, RunRequest
 from runyard.store.base import ObjectStore
 from runyard.traces import NO_TRACES, Traces, place_of_run
 from runyard.worklog import about
@@ -115,9 +115,7 @@ class RunActivities:
             earlier = await find_earlier(self._store, request.restart.run, ask=ask_temporal)
             whole = merge(request, earlier)
         # a thread, since compiling 10,000 tasks takes seconds and other activities' heartbeats share this loop
-        plan = await asyncio.to_thread(
-            compile_run, whole, run_id=prepare.run_id, execution_id=prepare.execution_id
-        )
+        plan = await asyncio.to_thread(_make_plan, prepare, whole, earlier)
         if whole.source.snapshot is not None:  # the client has done so; a restart or another program may not have
             await refer_to_snapshot(self._store, prepare.run_id, whole.source.snapshot)
         if earlier is not None:
@@ -137,10 +135,10 @@ class RunActivities:
 
     @activity.defn(name=LEAVE_VIEW)
     @translate
-    async def leave_view(self, leave: LeaveView) -> None:
+    async def leave_view(self, passing: Passing) -> None:
         """What a client shows in the second or two in which no execution of the run can answer."""
-        about(run=leave.run.id)
-        await write_passing(self._store, Passing(by=leave.by, view=leave.run))
+        about(run=passing.view.id)
+        await write_passing(self._store, passing)
 
     @activity.defn(name=RECORD_RUN)
     @translate
@@ -152,6 +150,12 @@ class RunActivities:
         self._metrics.run(run.result)
         log.info("run ended", extra={"result": run.result, "cause": run.cause})
         await self._spans.run(run, until=datetime.now(UTC))
+
+
+def _make_plan(prepare: PrepareRun, whole: RunRequest, earlier: Earlier | None) -> Plan:
+    ids = {"run_id": prepare.run_id, "execution_id": prepare.execution_id}
+    made = replan(earlier, whole, **ids) if earlier is not None else None
+    return made or compile_run(whole, **ids)
 
 
 def _why_nothing(request: RunRequest, plan: Plan) -> str:

@@ -116,13 +116,6 @@ class RecordRun(Model):
     run: RunView
 
 
-class LeaveView(Model):
-    """``by``: the execution that is about to continue as new."""
-
-    by: str
-    run: RunView
-
-
 class WatchRun(Model):
     """``execution_id`` is the first execution's: a run that has the same id later is another one."""
 

@@ -1,6 +1,9 @@
 """What all tests share: a real Temporal server, a store in a folder, a worker in this process."""
 
+import asyncio
+import contextlib
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from lab import lab, release_lab
 from minio_server import free_pair, minio, own_minio  # noqa: F401 - fixtures of all rooms
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
-from yard import Yard, temporal_program, working
+from yard import Work, Yard, temporal_program, working
 
 from runyard.executors.memory import MemoryExecutor
 from runyard.executors.open import open_executor
@@ -80,3 +83,24 @@ async def local_yard(client: Client, store: PosixStore, tmp_path: Path) -> Async
     async with working(client, store, [executor]) as ready:
         yield ready
     await executor.close()
+
+
+@pytest_asyncio.fixture
+async def work(client: Client, tmp_path: Path) -> AsyncIterator[Work]:
+    """Starts workers with local processes in processes of their own, on the store of the test, to be killed."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(at: str = "") -> asyncio.subprocess.Process:
+        program = Path(__file__).parent / "faults" / "worker_process.py"
+        words = [sys.executable, str(program), client.service_client.config.target_host, str(tmp_path), at]
+        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        await process.stdout.readline()  # it is ready, or has died at its fault point
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal
 
+from chunks import whole
+
 from runyard.errors import NotFound
 from runyard.store.base import ObjectInfo, ObjectStore, Target
 
@@ -192,5 +194,5 @@ async def dump(store: ObjectStore) -> dict[str, bytes]:
     """All that a store holds."""
     found = {}
     async for info in store.list(""):
-        found[info.key] = b"".join([chunk async for chunk in store.get(info.key)])
+        found[info.key] = await whole(store.get(info.key))
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chunks import whole
 from kubernetes.aio.client import ApiClient, ApiException, CoreV1Api
 from lab import Lab
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
@@ -138,7 +139,7 @@ class Scene:
 
     async def log(self, handle: Handle, task: str, *, attempt: int = 1, step: int = 0) -> bytes:
         reader = LogReader(self.store, self.id_of(handle, task), attempt)
-        return b"".join([chunk async for chunk in reader.read(step)])
+        return await whole(reader.read(step))
 
     async def begun(self, handle: Handle, task: str, *, within_s: float = 90) -> "Pod":
         """The pod of a task whose first step has printed something."""

@@ -1,10 +1,11 @@
 """A worker at work in the test's own process, and short ways to start runs on it."""
 
+import asyncio
 import contextlib
 import shutil
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from runyard.spec.group import NO_CAPS, Caps
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
 from runyard.store.base import ObjectStore
 from workers.serve import build_workers
+
+Work = Callable[..., Awaitable[asyncio.subprocess.Process]]
+"""The fixture `work`: a worker in a process of its own, which kills itself at the fault point that it is told."""
 
 SANDBOX = SandboxedWorkflowRunner(
     # our own modules too: a class that exists twice, inside and outside the sandbox, is not one class

@@ -35,11 +35,18 @@ class Runner(UnsandboxedWorkflowRunner):
             if any(job.HasField("remove_from_cache") for job in act.jobs):  # its last: nobody asks it again
                 for each in (*vars(instance).values(), instance):
                     if each is instance or isinstance(each, det.defn.cls):
-                        vars(each).clear()
+                        _take_apart(each)
             return completion
 
         instance.activate = activate_and_let_go  # type: ignore[method-assign]
         return instance
+
+
+def _take_apart(each: object) -> None:
+    """Flags and numbers stay: a task that is destroyed now asks its instance whether it is being deleted."""
+    for name, value in list(vars(each).items()):
+        if not isinstance(value, bool | int | float | str):
+            del vars(each)[name]
 
 
 def collect_rarely() -> None:

@@ -108,7 +108,8 @@ def build_workers(
     A cleanup goes by ``retention``, and looks at the pods of ``executors`` and of those that are ``looked_after``.
     """
     names = [*(executor.name for executor in executors), *looked_after]
-    cleanup = CleanupActivities(store, client, retention=retention or Retention(), executors=names)
+    kept = retention or Retention()
+    cleanup = CleanupActivities(store, client, retention=kept, executors=names, fault=fault)
     run = RunActivities(store, caps=caps, metrics=metrics, traces=traces, fault=fault)
     workers: list[AbstractAsyncContextManager[object]] = []
     if runs:

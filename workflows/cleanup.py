@@ -37,6 +37,9 @@ KINDS: Final[tuple[CleanupKind, ...]] = ("logs", "archives", "snapshots", "runs"
 """Runs after what they refer to: what is left of one says when it ended."""
 
 BEAT: Final = timedelta(seconds=30)
+PLAN_BEAT: Final = timedelta(seconds=10)
+"""People wait for its first word, and all that it asks are a few questions of Temporal."""
+
 NO_WORKER: Final = timedelta(seconds=60)
 """So long an executor may take to begin with its pods."""
 
@@ -83,6 +86,7 @@ class CleanupWorkflow:
             activity_id="plan",
             task_queue=RUNS_QUEUE,
             start_to_close_timeout=timedelta(minutes=1),
+            heartbeat_timeout=PLAN_BEAT,
             retry_policy=INFRASTRUCTURE,
             summary="what is to be done",
         )

@@ -26,7 +26,6 @@ with workflow.unsafe.imports_passed_through():
         RECORD_RUN,
         DeleteTask,
         DeleteTasks,
-        LeaveView,
         PreparedRun,
         PrepareRun,
         RecordRun,
@@ -35,6 +34,7 @@ with workflow.unsafe.imports_passed_through():
     from runyard.spec.run import (
         RUNS_QUEUE,
         WORKFLOW,
+        Passing,
         RunResult,
         executor_queue,
     )
@@ -248,7 +248,7 @@ class RunWorkflow(RunMessages):
         try:
             await workflow.execute_activity(
                 LEAVE_VIEW,
-                LeaveView(by=workflow.info().run_id, run=self.board.view(workflow.now())),
+                Passing(by=workflow.info().run_id, view=self.board.view(workflow.now())),
                 activity_id="leave view",
                 task_queue=RUNS_QUEUE,
                 schedule_to_close_timeout=LEAVE,

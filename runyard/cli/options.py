@@ -71,10 +71,13 @@ async def open_yard(
     *, address: str | None, namespace: str | None, state: Path | None, offline: bool = False
 ) -> AsyncIterator["Runyard"]:
     """The client of a command. With ``offline``, what the store keeps can be read without a server."""
-    from runyard.cli.noise import quiet
-    from runyard.client import Runyard
+    from runyard.cli.garbage import uncollected
 
-    quiet()
+    with uncollected():
+        from runyard.cli.noise import quiet
+        from runyard.client import Runyard
+
+        quiet()
     settings = load_settings(state=state)
     async with Runyard.connect(settings, address=address, namespace=namespace, offline=offline) as yard:
         yield yard

@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 import click
 
+from runyard.cli.garbage import uncollected
+
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -22,7 +24,8 @@ class LazyGroup(click.Group):
         if cmd_name not in self._lazy:
             return None
         module, _, attribute = self._lazy[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"runyard.cli.{module}"), attribute)
+        with uncollected():
+            command: click.Command = getattr(importlib.import_module(f"runyard.cli.{module}"), attribute)
         return command
 
     def resolve_command(

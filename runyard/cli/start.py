@@ -12,6 +12,7 @@ from runyard.cli.checkout import Checkout, find_checkout, find_checkout_of, find
 from runyard.cli.console import print_json
 from runyard.cli.exits import Exit
 from runyard.cli.files import find_file, make_request
+from runyard.cli.garbage import uncollected
 from runyard.errors import InvalidRequest
 from runyard.spec import compile_run
 from runyard.spec.plan import Source
@@ -121,15 +122,16 @@ def start(
         _tell(each)
 
     async def act(yard: "Runyard") -> int:
-        started = await yard.submit(
-            request,
-            run_id=run_id,
-            idempotency_key=idempotency_key,
-            plan=plan,
-            local=folder,
-            ignored=ignored,
-            told=taken.append if output == "json" else told,
-        )
+        with uncollected():
+            started = await yard.submit(
+                request,
+                run_id=run_id,
+                idempotency_key=idempotency_key,
+                plan=plan,
+                local=folder,
+                ignored=ignored,
+                told=taken.append if output == "json" else told,
+            )
         if not watch:
             _print_started(started, as_json=output == "json")
             return Exit.SUCCESS

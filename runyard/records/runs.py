@@ -16,7 +16,7 @@ from runyard.records.bounded import for_each
 from runyard.records.ended import delete_entry, key_of, write_entry
 from runyard.records.sharing import claim_new
 from runyard.spec.plan import Plan, RunPlan, TaskPlan
-from runyard.spec.run import RunView
+from runyard.spec.run import Passing, RunView
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
 
@@ -97,14 +97,6 @@ async def write_result(store: ObjectStore, run: RunView) -> None:
 async def read_result(store: ObjectStore, run_id: str) -> RunView:
     """Raises NotFound for a run that has no result (yet), Corrupt."""
     return _parse(RunView, await read(store, paths.result(run_id)), run_id)
-
-
-class Passing(Model):
-    """A run as an execution of its workflow left it, just before another went on: ``by`` is its id, the run id of
-    Temporal."""
-
-    by: str
-    view: RunView
 
 
 async def write_passing(store: ObjectStore, passing: Passing) -> None:

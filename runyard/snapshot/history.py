@@ -13,7 +13,7 @@ are.
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
@@ -33,17 +33,28 @@ _COMPARING = r"^(core\.(filemode|autocrlf|eol|symlinks|ignorecase|precomposeunic
 class History:
     """Files of the copy below its top: ``texts`` with what is in them, ``objects`` with the object's name in git.
 
-    ``changed`` tracked files differ from the commit.
+    ``changed`` tracked files differ from the commit, whose own are in ``tree``: path → (mode, name).
     """
 
     head: Head
     changed: int = 0
+    tree: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
     texts: dict[bytes, bytes] = field(default_factory=dict)
     objects: dict[bytes, bytes] = field(default_factory=dict)
 
+    def add(self, texts: Mapping[bytes, bytes]) -> None:
+        """Files of the copy's `.git`; empty ones are left out."""
+        self.texts |= {b".git/" + name: text for name, text in texts.items() if text}
 
-def read_history(repository: Repository, index: Sequence[Tracked]) -> History:
-    """What the copy's `.git` is made of. Raises GitFailed."""
+    def add_index(self, index: Sequence[Tracked]) -> None:
+        """Where the checkout's index differs from HEAD: git lists it while we read the rest."""
+        info = _index_info(index, self.tree)
+        skipped = b"".join(line.path + b"\0" for line in index if line.skipped)
+        self.add({b"runyard/index-info": info, b"runyard/skip-worktree": skipped})
+
+
+def read_history(repository: Repository) -> History:
+    """What the copy's `.git` is made of, but for the index (see `History.add_index`). Raises GitFailed."""
     head = repository.head()
     history = History(head=head)
     blobs, history.changed = _changed(repository)
@@ -57,10 +68,9 @@ def read_history(repository: Repository, index: Sequence[Tracked]) -> History:
         b"config": _config(repository),
         b"packed-refs": _refs(head, commits),
         b"shallow": b"".join(name + b"\n" for name in commits.edge) if commits else b"",
-        b"runyard/index-info": _index_info(index, tree.files if tree else {}),
-        b"runyard/skip-worktree": b"".join(line.path + b"\0" for line in index if line.skipped),
     }
-    history.texts = {b".git/" + name: text for name, text in texts.items() if text}
+    history.tree = tree.files if tree else {}
+    history.add(texts)
     return history
 
 

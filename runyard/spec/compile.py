@@ -53,7 +53,7 @@ def compile_run(request: RunRequest, *, run_id: str, execution_id: str) -> Plan:
     parsed = parse(request.file, name=request.file_name, ctx=commit.ctx())
     run = _choose(parsed, request.run)
     chosen = _select(run, request.tasks)
-    _check_size(run, request, len(chosen))
+    check_size({**run.head.environment, **request.static_environment, **request.environment}, tasks=len(chosen))
     matcher = _judge(parsed, run, chosen, commit)
     planner = Planner(parsed, run, request, matcher, run_id, execution_id)
     return Plan(run=planner.run_plan(), tasks=list(planner.task_plans(chosen)))
@@ -105,10 +105,9 @@ def check_variables(request: RunRequest) -> None:
             raise InvalidRequest(f"the value of the variable `{clip(name)}` contains a NUL character")
 
 
-def _check_size(run: ParsedRun, request: RunRequest, tasks: int) -> None:
-    """What every task of the plan repeats must not make it huge."""
-    request_env = {**request.static_environment, **request.environment}
-    repeated = len(repr(run.head.environment)) + sum(len(k) + len(v) for k, v in request_env.items())
+def check_size(environment: plan.Environment, *, tasks: int) -> None:
+    """The run's variables, which every task of the plan repeats, must not make it huge. Raises InvalidRequest."""
+    repeated = len(repr(environment))
     if tasks * repeated > _REPEATED_CHARACTERS:
         raise InvalidRequest(
             f"{repeated:,} characters of variables for each of {tasks:,} tasks are too much",

@@ -206,6 +206,14 @@ class RunView(Model):
     ui: str = ""  # address in the Temporal UI, filled in by the client
 
 
+class Passing(Model):
+    """A run as an execution of its workflow leaves it just before another goes on: ``by`` is its id, the run id of
+    Temporal."""
+
+    by: str
+    view: RunView
+
+
 class RunResult(Model):
     """What RunWorkflow returns. The tasks one by one are in the store: ``runs/<id>/result.json``."""
 

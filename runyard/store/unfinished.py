@@ -11,7 +11,7 @@ from pathlib import Path
 from runyard.errors import StoreError
 
 STALE_S = 24 * 3600
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Temporary:
@@ -48,7 +48,7 @@ def link(source: str, name: bytes, fd: int) -> None:
     try:
         os.link(source, name, dst_dir_fd=fd)
     except OSError as error:
-        if error.errno in _NO_LINKS:
+        if error.errno in NO_LINKS:
             raise StoreError(
                 f"the file system of {os.path.dirname(source)} has no hard links, "
                 "which writing only if absent needs",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chunks import whole
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from yard import SANDBOX, Yard
 
@@ -52,7 +53,7 @@ class Played:
 
     async def log(self, name: str, step: int | str = 0) -> bytes:
         reader = LogReader(self.store, await self._id(name), self[name].attempt)
-        return b"".join([chunk async for chunk in reader.read(step)])
+        return await whole(reader.read(step))
 
     async def seal(self, name: str) -> Seal:
         seal = await load_seal(self.store, await self._id(name), self[name].attempt)

@@ -5,14 +5,13 @@ import contextlib
 import os
 import random
 import signal
-import sys
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from yard import Work
 
 from runyard.records.logs import load_seal
 from runyard.records.runs import read_plan, read_result
@@ -35,28 +34,12 @@ POINTS = [
 
 @dataclass
 class Site:
-    """A state folder, a server, and workers that come and go."""
+    """A state folder, a server, and workers that come and go by `work`."""
 
     client: Client
     state: Path
     store: PosixStore
-    workers: list[asyncio.subprocess.Process] = field(default_factory=list)
-
-    async def work(self, at: str = "") -> asyncio.subprocess.Process:
-        """Start a worker and wait until it is ready (or has died at its fault point)."""
-        address = self.client.service_client.config.target_host
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("worker_process.py")),
-            address,
-            str(self.state),
-            at,
-        ]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        assert process.stdout is not None
-        await process.stdout.readline()
-        self.workers.append(process)
-        return process
+    work: Work
 
     def ran(self) -> list[str]:
         """One line for each time that a step ran."""
@@ -77,13 +60,8 @@ class Site:
 
 
 @pytest.fixture
-async def site(client: Client, tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(client, tmp_path, PosixStore(tmp_path / "store"))
-    yield site
-    for process in site.workers:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+def site(client: Client, work: Work, tmp_path: Path) -> Site:
+    return Site(client, tmp_path, PosixStore(tmp_path / "store"), work)
 
 
 def pipeline(state: Path, *, width: int) -> dict[str, object]:

@@ -1,14 +1,13 @@
 """Whoever dies, the line goes on: no number twice, none left out, never two at a time."""
 
 import asyncio
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from group_scene import Handle, file, line, new_root, queued, running, span, until
 from temporalio.client import Client, WorkflowFailureError
-from yard import Yard, working
+from yard import Work, Yard, working
 
 from runyard.executors.memory import MemoryExecutor
 from runyard.executors.open import open_executor
@@ -118,34 +117,22 @@ async def test_runs_that_wait_survive_that_no_worker_is_there(client: Client, st
 
 
 @pytest.mark.promise(9)
-async def test_a_worker_that_is_killed_while_ten_wait_changes_nothing(client: Client, tmp_path: Path) -> None:
-    program = Path(__file__).parents[1] / "faults" / "worker_process.py"
-    address = client.service_client.config.target_host
-
-    async def work() -> asyncio.subprocess.Process:
-        words = [sys.executable, str(program), address, str(tmp_path)]
-        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        return process
-
+async def test_a_worker_that_is_killed_while_ten_wait_changes_nothing(
+    client: Client, work: Work, tmp_path: Path
+) -> None:
     worker = await work()
-    try:
-        yard = Yard(client, PosixStore(tmp_path / "store"), open_executor("local", Settings(state=tmp_path)))
-        group, go = f"{new_root()}/branch/main", tmp_path / "go"
-        first = await yard.start(file(f"while [ ! -e {go} ]; do sleep 0.05; done"), group=group)
-        await until(yard, first, running)
-        waiting = [
-            await yard.start(file(f"echo $RUNYARD_RUN_COUNTER >> {tmp_path}/ran"), group=group) for _ in range(10)
-        ]
-        await asyncio.gather(*(until(yard, each, lambda view: view.position > 0) for each in waiting))
-        worker.kill()
-        await worker.wait()
-        worker = await work()
-        go.touch()
-        await asyncio.gather(*(each.result() for each in [first, *waiting]))
-        await check(yard, [first, *waiting], list(range(1, 12)))
-        assert (tmp_path / "ran").read_text().split() == [str(number) for number in range(2, 12)]
-    finally:
-        worker.kill()
-        await worker.wait()
+    yard = Yard(client, PosixStore(tmp_path / "store"), open_executor("local", Settings(state=tmp_path)))
+    group, go = f"{new_root()}/branch/main", tmp_path / "go"
+    first = await yard.start(file(f"while [ ! -e {go} ]; do sleep 0.05; done"), group=group)
+    await until(yard, first, running)
+    waiting = [
+        await yard.start(file(f"echo $RUNYARD_RUN_COUNTER >> {tmp_path}/ran"), group=group) for _ in range(10)
+    ]
+    await asyncio.gather(*(until(yard, each, lambda view: view.position > 0) for each in waiting))
+    worker.kill()
+    await worker.wait()
+    worker = await work()
+    go.touch()
+    await asyncio.gather(*(each.result() for each in [first, *waiting]))
+    await check(yard, [first, *waiting], list(range(1, 12)))
+    assert (tmp_path / "ran").read_text().split() == [str(number) for number in range(2, 12)]

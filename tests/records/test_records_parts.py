@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from agentlike import LOST, SUCCESS, TASK, record, write_segments
+from chunks import whole
 from cutting import ShuffledStore, dump, every_cut
 
 from runyard.dialogue import Manifest
@@ -34,10 +35,6 @@ async def write_parts(store: ObjectStore, *, log: bytes = LOG, **more: object) -
 
 async def seal_it(store: ObjectStore) -> Seal:
     return await seal(store, TASK, 1, manifest=await load_manifest(store, TASK, 1), end=SUCCESS)
-
-
-async def whole(chunks: AsyncIterator[bytes]) -> bytes:
-    return b"".join([chunk async for chunk in chunks])
 
 
 async def names(store: ObjectStore) -> list[str]:

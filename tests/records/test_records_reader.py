@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from agentlike import LOST, SUCCESS, TASK, pieces, record, write_attempt, write_segments
+from chunks import whole
 from cutting import CuttingStore, ShuffledStore
 
 from runyard.dialogue import Manifest
@@ -22,10 +23,6 @@ LOGS = (b"first\nsecond\n", b"", b"third, longer than a segment, without an end"
 
 def reader(store: ObjectStore) -> LogReader:
     return LogReader(store, TASK, 1, poll_s=0.001)
-
-
-async def whole(chunks: AsyncIterator[bytes]) -> bytes:
-    return b"".join([chunk async for chunk in chunks])
 
 
 async def lines_of(lines: AsyncIterator[tuple[Log, str]]) -> list[tuple[Log, str]]:

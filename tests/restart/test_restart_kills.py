@@ -1,22 +1,18 @@
 """Workers die at every turn of a restart: no step of a kept task runs again, and what is kept stays protected."""
 
 import asyncio
-import contextlib
 import random
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from restarts import Scene, file, run_step, tasks_of
-from temporalio.client import Client
+from yard import Work
 
 from runyard.client import Run, Runyard
 from runyard.store.base import ObjectStore
 from runyard.store.posix import PosixStore
 
-PROGRAM = Path(__file__).parents[1] / "faults" / "worker_process.py"
 POINTS = [
     "prepare.claimed:3",
     "prepare.planned",
@@ -33,29 +29,7 @@ POINTS = [
         )
     ),
 ]
-Work = Callable[[str], Awaitable[asyncio.subprocess.Process]]
 SAVE = {"save_to_workspace": {"contents": [{"paths": ["made-*"]}]}}
-
-
-@pytest.fixture
-async def work(client: Client, tmp_path: Path) -> AsyncIterator[Work]:
-    """Starts a worker in a process of its own, which dies at a fault point."""
-    started: list[asyncio.subprocess.Process] = []
-
-    async def start(at: str) -> asyncio.subprocess.Process:
-        address = client.service_client.config.target_host
-        command = [sys.executable, str(PROGRAM), address, str(tmp_path), at]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        started.append(process)
-        assert process.stdout is not None
-        await process.stdout.readline()
-        return process
-
-    yield start
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 @pytest.fixture
@@ -80,7 +54,7 @@ def pipeline(scene: Scene) -> dict[str, object]:
 
 
 async def failed_once(scene: Scene, work: Work) -> Run:
-    worker = await work("")
+    worker = await work()
     first = await scene.runs.start(pipeline(scene))
     assert (await first.result()).result == "failed"
     assert sorted(scene.ran()) == ["make-0", "make-1", "make-2", "make-3", "use"]
@@ -113,7 +87,7 @@ async def test_a_worker_that_dies_in_a_restart_runs_no_kept_task(
     again = await killed.runs.restart(first.id)
     await dying.wait()
     assert dying.returncode == -signal.SIGKILL
-    await work("")
+    await work()
     await check(killed, store, first, again)
 
 
@@ -126,9 +100,9 @@ async def test_workers_that_die_at_random_moments_of_a_restart_run_no_kept_task(
     first = await failed_once(killed, work)
     again = await killed.runs.restart(first.id)
     for _ in range(20):
-        worker = await work("")
+        worker = await work()
         await asyncio.sleep(chance.uniform(0.0, 0.5))  # the moment is what is random, nothing waits for it
         worker.kill()
         await worker.wait()
-    await work("")
+    await work()
     await check(killed, store, first, again)

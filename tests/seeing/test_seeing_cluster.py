@@ -5,6 +5,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from chunks import whole
 from collector import collecting
 from kubernetes.aio.client import CoreV1Api
 from lab import Lab
@@ -68,7 +69,7 @@ async def test_a_run_in_pods_is_one_tree_with_every_phase(
             told = await _environments(core, namespace)
             await handle.result()
         reader = LogReader(store, task_id(handle.id, handle.first_execution_run_id or "", "a"), 1)
-        log = b"".join([chunk async for chunk in reader.read(0)])
+        log = await whole(reader.read(0))
     (attempt,) = collector.below(collector.named("build")).values()
     assert set(collector.below(attempt)) == PHASES
     assert len({span.span_id for span in collector.spans}) == len(collector.spans)

@@ -251,6 +251,19 @@ async def test_delete_many(store: ObjectStore) -> None:
     assert await keys(store) == ["a", "stays/x"]
 
 
+async def test_empty_objects_of_one_moment_are_objects_of_their_own(store: ObjectStore) -> None:
+    names = [f"many/{n}/runs/r" for n in range(300)]
+    made = await asyncio.gather(*(store.put(key, b"") for key in names))
+    assert [info.key for info in made] == names
+    await store.put(names[0], b"replaced")
+    await store.delete(names[1])
+    assert (await read(store, names[0]), await read(store, names[2])) == (b"replaced", b"")
+    again = await asyncio.gather(*(store.put(key, b"") for key in names))
+    assert {info.size for info in again} == {0}
+    assert sorted(await keys(store)) == sorted(names)
+    assert await read(store, names[0]) == b""
+
+
 async def test_delete_many_takes_no_folder_for_an_object_nor_an_object_for_a_folder(store: ObjectStore) -> None:
     for key in ("folder/x", "object"):
         await store.put(key, b"x")

@@ -387,6 +387,20 @@ async def test_a_bulk_of_deletes_that_fails_half_way_can_be_called_again(
     assert os.listdir(tmp_path / "data") == []
 
 
+async def test_empty_objects_of_one_moment_need_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "this file system has none")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = PosixStore(tmp_path)
+    names = [f"many/{n:02}/runs/r" for n in range(50)]
+    await asyncio.gather(*(store.put(key, b"") for key in names))
+    assert [info.key async for info in store.list("")] == names
+    assert os.listdir(tmp_path / "tmp") == []
+
+
 async def test_what_is_not_there_leaves_nothing_for_the_garbage_collector(store: PosixStore) -> None:
     """An error that holds the frames it came through would keep all that its callers have."""
     gc.collect()

@@ -1,51 +1,88 @@
 """What an execution held goes when it ends, not when the garbage collector comes by."""
 
 import asyncio
+import contextlib
 import gc
+import json
 import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
-from temporalio.client import Client
+import pytest
+from temporalio.client import Client, WorkflowHistory
+from temporalio.worker import Replayer
 
 from runyard.executors.memory import MemoryExecutor
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult
 from runyard.store.base import ObjectStore
+from runyard.temporal import data_converter
 from workers.serve import RUNNER, build_workers
 from workflows.board import Board
+from workflows.group import GroupWorkflow
+from workflows.run import RunWorkflow
 
-FILE = {
-    "runs": [
-        {
-            "name": "run",
-            "tasks": [
-                {"name": name, "runtime": {"containers": [{"image": "none"}]}, "steps": [{"run": "true"}]}
-                for name in "abc"
-            ],
-        }
-    ]
-}
+HISTORIES = Path(__file__).parents[1] / "replay" / "histories"
+
+
+def file(step: str) -> dict[str, object]:
+    containers = {"containers": [{"image": "none"}]}
+    tasks = [{"name": name, "runtime": containers, "steps": [{"run": step}]} for name in "abc"]
+    return {"runs": [{"name": "run", "tasks": tasks}]}
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def boards() -> int:
     return sum(isinstance(each, Board) for each in gc.get_objects())
 
 
+@contextlib.asynccontextmanager
+async def at_work(client: Client, store: ObjectStore) -> AsyncIterator[None]:
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in build_workers(client, store, [MemoryExecutor()], runner=RUNNER):
+            await stack.enter_async_context(worker)
+        yield
+
+
+async def gone(before: int) -> None:
+    async with asyncio.timeout(30):
+        while boards() > before:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("uncollected")
 async def test_an_execution_that_has_ended_needs_no_collector(client: Client, store: ObjectStore) -> None:
-    workers = build_workers(client, store, [MemoryExecutor()], runner=RUNNER)
-    gc.collect()
     before = boards()
-    gc.disable()
-    try:
-        async with workers[0], workers[1]:
-            result = await client.execute_workflow(
-                WORKFLOW,
-                {"file": FILE, "executor": "memory"},
-                id=f"test-{uuid.uuid4().hex}",
-                task_queue=RUNS_QUEUE,
-                result_type=RunResult,
-            )
-            assert result.result == "success"
-            async with asyncio.timeout(30):
-                while boards() > before:
-                    await asyncio.sleep(0.05)
-    finally:
-        gc.enable()
+    async with at_work(client, store):
+        result = await client.execute_workflow(
+            WORKFLOW,
+            {"file": file("true"), "executor": "memory"},
+            id=f"test-{uuid.uuid4().hex}",
+            task_queue=RUNS_QUEUE,
+            result_type=RunResult,
+        )
+        assert result.result == "success"
+        await gone(before)
+
+
+@pytest.mark.parametrize("name", ["approval", "hold", "waits", "continued-1", "line-1"])
+async def test_an_execution_in_the_middle_goes_without_a_word(
+    name: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its tasks are ended with errors that nobody waits for, which its instance then keeps to itself."""
+    history = json.loads((HISTORIES / f"{name}.json").read_text())
+    ends = [n for n, event in enumerate(history["events"]) if event["eventType"].endswith("TASK_COMPLETED")]
+    history["events"] = history["events"][: ends[len(ends) // 2] + 1]  # some activities are under way
+    replayer = Replayer(
+        workflows=[RunWorkflow, GroupWorkflow], workflow_runner=RUNNER, data_converter=data_converter()
+    )
+    await replayer.replay_workflow(WorkflowHistory.from_json(name, json.dumps(history)))
+    gc.collect()
+    assert "Exception ignored" not in capfd.readouterr().err
+    assert [record.message for record in caplog.records if record.name.startswith(("asyncio", "temporalio"))] == []

@@ -21,7 +21,7 @@ from runyard.executors.line import Line, Place
 T = TypeVar("T")
 
 _AT_ONCE = 4
-_SOON_S, _LOOK_S, _LOOK_MAX_S = 0.25, 1.0, 5.0
+_SOON_S, _LOOK_S, _LOOK_MAX_S = 0.1, 1.0, 5.0
 _RARELY_S = 30.0
 
 
