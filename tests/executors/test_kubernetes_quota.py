@@ -141,12 +141,20 @@ async def test_a_pod_counts_as_one_before_any_was_refused() -> None:
     usage = await known(team(1, 2))
     assert usage.lacks("any") == ""
     with usage.making("any"):
-        assert usage.lacks("any") == usage.lacks("another") == "others are before it"
+        assert usage.lacks("any") == "others are before it"
     assert usage.lacks("any") == "others are before it"  # until the quota says that it counts it
-    full = await known(team(2, 2))
-    assert full.lacks("any") == "quota team: 2 of 2 pods in use"
-    for each in (usage, full):
-        await each.close()
+    await usage.close()
+
+
+async def test_the_first_pod_of_a_shape_is_asked_for_in_any_case() -> None:
+    """It may be one that will never be admitted, and that is to be said at once."""
+    usage = await known(team(2, 2))
+    assert usage.lacks("any") == ""
+    with usage.making("any"):
+        assert usage.lacks("any") == "quota team: 2 of 2 pods in use"
+    assert usage.lacks("any") == "quota team: 2 of 2 pods in use"
+    assert usage.lacks("another") == ""
+    await usage.close()
 
 
 async def test_news_of_one_pod_do_not_hide_another_that_is_under_way() -> None:

@@ -66,6 +66,7 @@ class Usage:
         self._changed = changed
         self._quotas: dict[str, _Quota] = {}
         self._asked: dict[str, dict[str, Mapping[str, str]]] = {}  # shape → quota → what a pod asks of it
+        self._known: set[str] = set()  # shapes of which a pod was admitted, or had to wait
         self._pods: list[_Pod] = []  # in the order in which they were asked for
         self._surprised = False
         self._live = False
@@ -90,7 +91,13 @@ class Usage:
             await asyncio.wait([self._watching])
 
     def lacks(self, shape: str) -> str:
-        """What there is no room in for a pod of that shape; "" = there is room, or it is not known."""
+        """What there is no room in for a pod of that shape; "" = there is room, or it is not known.
+
+        The first pod of a shape is asked for in any case: it may be one that no room helps, which only the cluster
+        can say.
+        """
+        if shape not in self._known and not any(pod.shape == shape for pod in self._pods):
+            return ""
         for name, quota in self._quotas.items():
             requested = self._asks(shape, name, quota)
             short = Shortage(quota=name, requested=requested, used=quota.used, limited=quota.limited)
@@ -124,6 +131,7 @@ class Usage:
         except BaseException:
             self._pods.remove(pod)
             raise
+        self._know(shape)
         asyncio.get_running_loop().call_later(_TOLD_S, self._told_by_now, pod)
 
     def _told_by_now(self, pod: _Pod) -> None:
@@ -135,12 +143,17 @@ class Usage:
     def refused(self, shape: str, short: Shortage) -> None:
         """A quota has no room for a pod of that shape."""
         self._surprised = self._live and not self.lacks(shape) and shape in self._asked
-        if len(self._asked) >= _SHAPES:
-            self._asked.clear()
+        self._know(shape)
         self._asked.setdefault(shape, {})[short.quota] = short.requested
         known = self._quotas.get(short.quota)
         scoped = known is None or known.scoped
         self._hear(short.quota, _Quota(used=short.used, limited=short.limited, scoped=scoped))
+
+    def _know(self, shape: str) -> None:
+        if len(self._known) >= _SHAPES:
+            self._known.clear()
+            self._asked.clear()
+        self._known.add(shape)
 
     def doubt(self) -> None:
         """A pod has gone: where nothing is heard of quotas, there may be room."""
