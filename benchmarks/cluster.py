@@ -29,7 +29,6 @@ from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
 from runyard.executors.kubernetes.watch import main_ended
 from runyard.records.logs import Seal, load_manifest, load_seal
-from runyard.settings import Settings
 from runyard.store import paths
 from workers.embedded import embedded_server
 
@@ -199,27 +198,13 @@ async def open_cluster(place: Path) -> AsyncIterator[Cluster]:
         bucket = stack.enter_context(open_bucket(place))
         api = await Api.open(kubeconfig=Path(kubeconfig), context="", namespace="default")
         stack.push_async_callback(api.close)
-        settings = settings_of(bucket, place)
+        settings = bucket.settings(state=place)
         server = await stack.enter_async_context(embedded_server(place / "server", headless=True, ephemeral=True))
         yard = await stack.enter_async_context(Runyard.over(server.client, settings))
         lab = Path(kubeconfig).parent
         cluster = Cluster(api=api, yard=yard, bucket=bucket, place=place, lab=lab, address=server.address)
         stack.push_async_callback(cluster.close)
         yield cluster
-
-
-def settings_of(bucket: Bucket, place: Path) -> Settings:
-    endpoint, access_key, secret_key = bucket.words
-    return Settings.model_validate(
-        {
-            "state": place,
-            "store": "s3",
-            "s3_endpoint": endpoint,
-            "s3_bucket": BUCKET,
-            "s3_access_key": access_key,
-            "s3_secret_key": secret_key,
-        }
-    )
 
 
 def _furnish(place: Path) -> None:

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.cluster import OUR_IMAGE, TASK_IMAGE, settings_of
+from benchmarks.cluster import OUR_IMAGE, TASK_IMAGE
 from benchmarks.cpu import Accounts
 from benchmarks.pod import open_bucket
 from benchmarks.rows import Row, Samples
@@ -181,7 +181,7 @@ async def bench(place: Path) -> AsyncIterator[Bench]:
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(executor.close)
-        settings = settings_of(stack.enter_context(open_bucket(place)), place)
+        settings = stack.enter_context(open_bucket(place)).settings(state=place)
         store = open_store(settings)
         stack.push_async_callback(store.close)
         api = await Api.open(kubeconfig=kubeconfig, context="", namespace="default")

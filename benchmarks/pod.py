@@ -72,20 +72,15 @@ class Bucket:
         finally:
             response.close()
 
+    def settings(self, **others: object) -> Settings:
+        """What a worker is told of it."""
+        endpoint, key, secret = self.words
+        own = {"s3_endpoint": endpoint, "s3_bucket": BUCKET, "s3_access_key": key, "s3_secret_key": secret}
+        return Settings.model_validate({"store": "s3", **own, **others})
+
     def store(self) -> S3Store:
         """The store as a worker opens it."""
-        endpoint, key, secret = self.words
-        return open_s3(
-            Settings.model_validate(
-                {
-                    "store": "s3",
-                    "s3_endpoint": endpoint,
-                    "s3_bucket": BUCKET,
-                    "s3_access_key": key,
-                    "s3_secret_key": secret,
-                }
-            )
-        )
+        return open_s3(self.settings())
 
     def clear(self) -> None:
         for each in self.client.list_objects(BUCKET, recursive=True):
