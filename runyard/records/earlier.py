@@ -91,7 +91,7 @@ async def read_earlier(store: ObjectStore, run_id: str) -> Earlier:
 
     Raises NotFound where the store has no plan of it, Conflict for one that another version made, Corrupt.
     """
-    header = b"".join([chunk async for chunk in store.get(paths.plan(run_id), length=64 << 10)])
+    header = await read(store, paths.plan(run_id), length=64 << 10)
     _check_version(header.partition(b"\n")[0], run_id)
     plan = await read_plan(store, run_id)
     try:

@@ -64,7 +64,7 @@ async def find_header(store: ObjectStore, run_id: str) -> RunPlan:
     """The same by who does not know its length. Raises NotFound, Corrupt."""
     length = _HEAD
     while True:
-        head = b"".join([chunk async for chunk in store.get(paths.plan(run_id), length=length)])
+        head = await read(store, paths.plan(run_id), length=length)
         if b"\n" in head or len(head) < length:
             return _parse(RunPlan, head.partition(b"\n")[0], run_id)
         length *= 8

@@ -11,6 +11,7 @@ Turned down: a volume made by main (nothing else is shared), and HOME in memory 
 """
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runyard.executors.base import Launch
@@ -53,7 +54,13 @@ def needs_volumes(manifest: Manifest) -> bool:
     )
 
 
-def volumes(launch: Launch, at: Meeting) -> list[Manifest]:
+def letters(launch: Launch) -> dict[str, str]:
+    """What has to come as a file, by its key in the Secret: too long for a variable or an argument."""
+    words = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json(), names.SCRIPT_KEY: launch.script}
+    return {key: text for key, text in words.items() if len(text.encode()) > LONG_BYTES}
+
+
+def volumes(launch: Launch, at: Meeting, written: Mapping[str, str]) -> list[Manifest]:
     """Those of the pod: what the two share, letters, and the tmpfs that the run file asks for."""
     made: list[Manifest] = []
     if at is VOLUMES:
@@ -61,37 +68,33 @@ def volumes(launch: Launch, at: Meeting) -> list[Manifest]:
         shared = ["dialogue", "spool", *(name for name, _ in _shared_folders(launch.task))]
         made += [{"name": name, "emptyDir": {}} for name in shared]
     # one volume for each: main must not see the assignment
-    letters = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json(), names.SCRIPT_KEY: launch.script}
-    made += [_letter(launch.name, key) for key, words in letters.items() if long(words)]
+    made += [_letter(launch.name, key) for key in written]
     return [*made, *_tmpfs(launch.task)]
 
 
-def main_mounts(launch: Launch, at: Meeting) -> list[Manifest]:
-    letter = [letter_mount(names.SCRIPT_KEY)] if long(launch.script) else []
-    return [*_shared(launch.task, at), *letter, *tmpfs_mounts(0, launch.task.containers[0])]
+def main_mounts(launch: Launch, at: Meeting, written: Mapping[str, str]) -> list[Manifest]:
+    return [
+        *_shared(launch.task, at),
+        *_letter_mounts(names.SCRIPT_KEY, written),
+        *tmpfs_mounts(0, launch.task.containers[0]),
+    ]
 
 
-def agent_mounts(launch: Launch, at: Meeting) -> list[Manifest]:
+def agent_mounts(launch: Launch, at: Meeting, written: Mapping[str, str]) -> list[Manifest]:
     spool = [{"name": "spool", "mountPath": at.spool}] if at is VOLUMES else []
-    letter = [letter_mount(names.ASSIGNMENT_KEY)] if long(launch.assignment.model_dump_json()) else []
-    return [*_shared(launch.task, at), *spool, *letter]
+    return [*_shared(launch.task, at), *spool, *_letter_mounts(names.ASSIGNMENT_KEY, written)]
 
 
 def tmpfs_mounts(n: int, container: Container) -> list[Manifest]:
     return [{"name": f"tmpfs-{n}-{m}", "mountPath": volume.path} for m, volume in enumerate(container.volumes)]
 
 
-def long(words: str) -> bool:
-    """Whether it has to come as a file, a letter, instead of a variable or an argument."""
-    return len(words.encode()) > LONG_BYTES
-
-
-def letter_mount(key: str) -> Manifest:
-    return {"name": key, "mountPath": f"{_LETTERS}/{key}", "readOnly": True}
-
-
 def letter_path(key: str) -> str:
     return f"{_LETTERS}/{key}/letter"
+
+
+def _letter_mounts(key: str, written: Mapping[str, str]) -> list[Manifest]:
+    return [{"name": key, "mountPath": f"{_LETTERS}/{key}", "readOnly": True}] if key in written else []
 
 
 def _letter(secret: str, key: str) -> Manifest:

@@ -63,16 +63,16 @@ class Rules:
 
 def build_pod(launch: Launch, rules: Rules, *, process: str) -> Manifest:
     """The pod's manifest. ``process`` is who makes it (see `names.OWNER`)."""
+    asked, fixed = _asked(launch.task), _fixed(launch, process)
+
+    def meeting(at: Meeting) -> Manifest:
+        return merge(merge(merge({"spec": _spec(launch, rules, at)}, rules.template), asked), fixed)
+
     if rules.one_uid is None and mounts.may_meet_in_memory(launch.task):
-        made = _merged(launch, rules, process, mounts.MEMORY)
+        made = meeting(mounts.MEMORY)
         if not mounts.needs_volumes(made):
             return made
-    return _merged(launch, rules, process, mounts.VOLUMES)
-
-
-def _merged(launch: Launch, rules: Rules, process: str, at: Meeting) -> Manifest:
-    asked = _asked(launch.task)
-    return merge(merge(merge({"spec": _spec(launch, rules, at)}, rules.template), asked), _fixed(launch, process))
+    return meeting(mounts.VOLUMES)
 
 
 def unreachable(launch: Launch, manifest: Manifest) -> str:
@@ -94,9 +94,7 @@ def shape(manifest: Manifest) -> str:
 
 def build_secret(launch: Launch, pod_uid: str, *, auths: Mapping[str, Any] | None = None) -> Manifest:
     """The pod's Secret. Raises StartError where it holds more than a Secret may."""
-    data = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json()}
-    if mounts.long(launch.script):
-        data[names.SCRIPT_KEY] = launch.script
+    data = {names.ASSIGNMENT_KEY: launch.assignment.model_dump_json(), **mounts.letters(launch)}
     kind = "Opaque"
     if auths:
         kind = "kubernetes.io/dockerconfigjson"
@@ -215,7 +213,7 @@ def _labels(launch: Launch) -> dict[str, str]:
 
 
 def _spec(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
-    task = launch.task
+    task, written = launch.task, mounts.letters(launch)
     services = [_service(n, c, rules) for n, c in enumerate(task.containers[1:], 1)]
     spec: Manifest = {
         "automountServiceAccountToken": False,
@@ -224,8 +222,8 @@ def _spec(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
         "activeDeadlineSeconds": _deadline(launch, rules),
         "securityContext": _pod_security(rules),
         # one after another is how a kubelet starts them: the agent, which takes longest to be ready, comes first
-        "containers": [_agent(launch, rules, at), _main(launch, rules, at), *services],
-        "volumes": mounts.volumes(launch, at),
+        "containers": [_agent(launch, rules, at, written), _main(launch, rules, at, written), *services],
+        "volumes": mounts.volumes(launch, at, written),
     }
     if task.arch:
         spec["nodeSelector"] = {_ARCH_LABEL: task.arch}
@@ -248,7 +246,7 @@ def _pod_security(rules: Rules) -> Manifest:
     return security
 
 
-def _main(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
+def _main(launch: Launch, rules: Rules, at: Meeting, written: Mapping[str, str]) -> Manifest:
     task, image = launch.task, launch.task.containers[0]
     environment: Environment = {"HOME": folders.HOME, **launch.environment}
     environment |= {variable: FromSecret(from_secret=secret) for variable, secret in launch.secrets.items()}
@@ -260,8 +258,9 @@ def _main(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
     }
     if at.spare_home and "HOME" not in launch.environment:
         ours["RUNYARD_HOME"] = at.spare_home
-    long = mounts.long(launch.script)
-    script = [mounts.letter_path(names.SCRIPT_KEY)] if long else ["-c", literal(launch.script)]
+    script = ["-c", literal(launch.script)]
+    if names.SCRIPT_KEY in written:
+        script = [mounts.letter_path(names.SCRIPT_KEY)]
     return {
         "name": names.MAIN,
         "image": image.image,
@@ -269,15 +268,15 @@ def _main(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
         "env": _env({**environment, **ours}, rules),
         "resources": _resources(task.resources),
         "securityContext": _security(image, rules, user=task.user or image.user, base=_RESTRICTED),
-        "volumeMounts": mounts.main_mounts(launch, at),
+        "volumeMounts": mounts.main_mounts(launch, at, written),
     }
 
 
-def _agent(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
+def _agent(launch: Launch, rules: Rules, at: Meeting, written: Mapping[str, str]) -> Manifest:
     secrets = {n: v for n, v in launch.environment.items() if isinstance(v, FromSecret)}
     secrets |= {variable: FromSecret(from_secret=secret) for variable, secret in launch.secrets.items()}
     assignment: Manifest = {"name": "RUNYARD_ASSIGNMENT"}
-    if mounts.long(launch.assignment.model_dump_json()):
+    if names.ASSIGNMENT_KEY in written:
         assignment["value"] = mounts.letter_path(names.ASSIGNMENT_KEY)
     else:
         assignment["valueFrom"] = {"secretKeyRef": {"name": launch.name, "key": names.ASSIGNMENT_KEY}}
@@ -297,7 +296,7 @@ def _agent(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
         "securityContext": _RESTRICTED if rules.one_uid is not None else _AGENT_ROOT,
         # its last words come with its status: nobody has to ask for its log
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts.agent_mounts(launch, at),
+        "volumeMounts": mounts.agent_mounts(launch, at, written),
     }
 
 
