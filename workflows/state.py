@@ -16,6 +16,10 @@ from runyard.spec.plan import Kept
 from runyard.spec.run import CacheUse, GraphTask, PodRef, TaskEnd, TaskStatus, TaskView
 
 
+_UNSAID = {name: each.get_default(call_default_factory=True) for name, each in TaskView.model_fields.items()}
+"""What readers of a view take for granted."""
+
+
 class TaskRecord(BaseModel):
     """A task that has been started, or that waits for people. The workflow writes to it."""
 
@@ -106,11 +110,9 @@ def view_task(
             reason = Reason.WHEN if node.skip else Reason.DEPENDENCY
         elif outcome == "cancelled":
             reason = Reason.NEVER_STARTED
-        return TaskView(
-            name=node.name, status=status, reason=reason, message=why, ignore_failure=node.ignore_failure
-        )
+        return _view(name=node.name, status=status, reason=reason, message=why, ignore_failure=node.ignore_failure)
     started_ms = record.started_ms if record.started_ms is not None else record.scheduled_ms
-    return TaskView(
+    return _view(
         name=node.name,
         status=record.status,
         attempt=record.attempt,
@@ -126,6 +128,11 @@ def view_task(
         ignore_failure=node.ignore_failure,
         last_line=record.last_line,
     )
+
+
+def _view(**facts: object) -> TaskView:
+    """With what is not there unset, since nothing that is unset is sent: a third of the bytes of a large run."""
+    return TaskView.model_validate({name: fact for name, fact in facts.items() if fact != _UNSAID[name]})
 
 
 def _view_kept(node: GraphTask, kept: Kept) -> TaskView:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from temporalio.client import (
     WorkflowExecutionDescription,
@@ -20,7 +20,7 @@ from temporalio.exceptions import TimeoutError as TemporalTimeout
 from temporalio.service import RPCError, RPCStatusCode
 
 from runyard.client.logs import LogLine, read_logs
-from runyard.client.planned import Planned, complete, read_planned
+from runyard.client.planned import Planned, complete, read_planned, read_view
 from runyard.client.remote import from_application, unknown_task
 from runyard.errors import (
     Conflict,
@@ -229,7 +229,7 @@ class Run:
             return None
         if not view.name:  # not read yet: a graph without tasks looks as if all of them had ended
             view = view.model_copy(update={"phase": "queued", "result": "unknown", "ended_at": None})
-        return complete(self._yard.with_ui(view), await self.planned())
+        return self._yard.with_ui(view)
 
     async def _view(self) -> RunView | None:
         """As the open execution has it or, where that cannot answer now, as the last one left it.
@@ -254,7 +254,7 @@ class Run:
         """The view that this execution left for the next one's first moment, if it did."""
         with contextlib.suppress(NotFound, Corrupt):
             passing = await read_passing(self._yard.store, self.id)
-            return passing.view if passing.by == execution else None
+            return complete(passing.view, await self.planned()) if passing.by == execution else None
         return None
 
     async def _query(self) -> RunView:
@@ -262,15 +262,15 @@ class Run:
         until_s = loop.time() + ANSWER_S
         while True:
             try:
-                view: RunView = await self._handle.query(
-                    "describe", result_type=RunView, rpc_timeout=timedelta(seconds=ANSWER_S)
+                answer: dict[str, Any] = await self._handle.query(
+                    "describe", result_type=dict[str, Any], rpc_timeout=timedelta(seconds=ANSWER_S)
                 )
             except RPCError as error:
                 if error.status is not RPCStatusCode.RESOURCE_EXHAUSTED or loop.time() > until_s:
                     raise
                 await asyncio.sleep(FULL_S)
             else:
-                return view
+                return read_view(answer, await self.planned())
 
     async def planned(self) -> Mapping[str, Planned]:
         """Each task's id and parents, from the stored plan; empty before there is one. Raises StoreError."""

@@ -119,7 +119,12 @@ class FolderStore:
             await self._in_thread(doing, self._tree.delete, batch)
 
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
-        async for info in self._in_batches(self._tree.walk(prefix, start_after), f"listing `{prefix}`"):
+        doing = f"listing `{prefix}`"
+        await asyncio.sleep(0)
+        with self._tree.errors(doing):
+            if not self._tree.has_folder(prefix):  # most tasks have no segments: no thread for that
+                return
+        async for info in self._in_batches(self._tree.walk(prefix, start_after), doing):
             yield info
 
     async def list_many(self, prefixes: Sequence[str]) -> AsyncIterator[ObjectInfo]:

@@ -215,6 +215,17 @@ class Tree:
         finally:
             os.close(root)
 
+    def has_folder(self, prefix: str) -> bool:
+        """Whether there is a folder in which objects with this prefix would be."""
+        start = self._names.start(prefix)
+        if start is None:
+            return False
+        try:
+            os.close(self._descend(start[0], prefix, make=False))
+        except (FileNotFoundError, Conflict):
+            return False
+        return True
+
     def walk(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
         """The objects with this prefix after that key, in the order of their keys' bytes."""
         start = self._names.start(prefix)
