@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from hashlib import _Hash as Digest
     from http.client import HTTPConnection
+    from socket import socket
     from subprocess import Popen
     from tarfile import TarFile, TarInfo
     from typing import IO, Any, Protocol, TypedDict
@@ -148,6 +149,7 @@ POST_BYTES = 5 << 30  # what S3 takes in one POST
 OUTAGE_S = 5  # a store that is away for less is not worth a line
 SENT_BYTES = 1 << 14  # of a file: smaller ones are copied more quickly than sent
 STORE_TIMEOUT_S = 30
+ANSWER_BYTES, HEADERS = 1 << 16, 100  # of an answer of the store: more is not read
 AFTERLIFE_S = 300  # how long it goes on trying to store when main is gone
 SHA256_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 STARTED_BEFORE, STORE_REFUSED, UNKNOWN_REQUEST, SERVICE_FAILED, CANCELLED = 3, 4, 5, 6, 143
@@ -380,13 +382,11 @@ class Url:
     """
 
     def __init__(self, target: Target, patience: Patience, scratch: str) -> None:
-        from urllib.parse import urlsplit
-
         self.scratch = scratch  # where archives wait to be sent
-        self.parts = urlsplit(target["url"])
+        self.scheme, self.netloc, self.path = divide_url(target["url"])
         self.prefix, self.fields, self.claim = target["prefix"], target["fields"], target.get("claim", "")
         self.patience = patience
-        self.connection: HTTPConnection | None = None
+        self.wire: Wire | None = None
         self.strange = 0  # answers in a row whose ETag was not the MD5
 
     @property
@@ -396,7 +396,10 @@ class Url:
 
     def warm_up(self) -> None:
         """Import what takes longer than all else here, while main's container is still being made."""
-        import http.client  # noqa: F401
+        if self.scheme == "https":
+            import ssl  # noqa: F401
+        else:
+            import socket  # noqa: F401
 
         md5()
 
@@ -408,10 +411,7 @@ class Url:
         """
         if not self.claim:
             raise StoreRefused(f"the assignment has no way to write {name} only once")
-        from urllib.parse import urlsplit
-
-        parts = urlsplit(self.claim)
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        _, _, path = divide_url(self.claim)
         ours = f'"{md5(data).hexdigest()}"'
         doubt = False
 
@@ -474,8 +474,7 @@ class Url:
                 yield data
             yield tail
 
-        path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
-        status, text, etag = self._send("POST", path, headers, body)
+        status, text, etag = self._send("POST", self.path, headers, body)
         judge_answer(status, text)
         if etag.strip('"') == digest.hexdigest():
             self.strange = 0
@@ -491,27 +490,23 @@ class Url:
         self, method: str, path: str, headers: dict[str, str], body: Callable[[], Iterable[bytes]]
     ) -> tuple[int, str, str]:
         """Status, text and ETag of the answer."""
-        from http.client import HTTPException
-
-        if self.connection is not None and was_closed(self.connection):
+        if self.wire is not None and self.wire.was_closed():
             self._hang_up()
         try:
-            if self.connection is None:
-                self.connection = connect(self.parts.scheme, self.parts.netloc)
-            self.connection.request(method, path, iter(body()), headers)
-            response = self.connection.getresponse()
-            text = response.read(65536).decode("utf-8", "replace")
-            if response.will_close or not response.isclosed():
+            if self.wire is None:
+                self.wire = Wire(self.scheme, self.netloc)
+            answer = self.wire.ask(method, path, headers, body())
+            if self.wire.ends:
                 self._hang_up()
-            return response.status, text, response.headers.get("ETag", "")
-        except (OSError, HTTPException) as error:
+            return answer
+        except OSError as error:
             self._hang_up()
-            raise judge_connection(error, self.parts.netloc) from error
+            raise judge_connection(error, self.netloc) from error
 
     def _hang_up(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
+        if self.wire is not None:
+            self.wire.close()
+            self.wire = None
 
     def _form(self, name: str) -> tuple[bytes, bytes, str]:
         edge = f"runyard{binascii.hexlify(os.urandom(12)).decode()}"
@@ -524,20 +519,136 @@ class Url:
         return "".join(parts).encode(), f"\r\n--{edge}--\r\n".encode(), edge
 
 
+class Wire:
+    """A connection that small answers come back on: as much of HTTP/1.1 as writing to a store takes.
+
+    ``http.client`` knows more, and downloads use it. But with what it imports (email, ssl) it takes half of the
+    processor time of a short task's agent, and every agent writes.
+    """
+
+    def __init__(self, scheme: str, netloc: str) -> None:
+        import socket
+
+        host, port = divide_netloc(netloc, 443 if scheme == "https" else 80)
+        self.netloc = netloc
+        self.ends = False  # whether the other side closes it after the last answer, or that was not read whole
+        self.socket: socket.socket = socket.create_connection((host, port), STORE_TIMEOUT_S)
+        try:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if scheme == "https":
+                import ssl
+
+                self.socket = ssl.create_default_context().wrap_socket(self.socket, server_hostname=host)
+            self.answers = self.socket.makefile("rb")
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def was_closed(self) -> bool:
+        """Whether the other side has hung up while it lay idle, as servers do."""
+        idle = select.poll()
+        idle.register(self.socket, select.POLLIN)
+        return bool(idle.poll(0))
+
+    def ask(
+        self, method: str, path: str, headers: dict[str, str], body: Iterable[bytes]
+    ) -> tuple[int, str, str]:
+        """Status, the first 64 KiB of the text, and the ETag of the answer. Raises OSError."""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.netloc}", "Accept-Encoding: identity"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        waiting = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+        for piece in body:  # what is small goes out at once with what is before it
+            waiting += piece
+            if len(waiting) >= SENT_BYTES:
+                self.socket.sendall(waiting)
+                waiting = b""
+        self.socket.sendall(waiting)
+        status, found = self._head()
+        while status < 200:  # "100 Continue" and the like: the answer is still to come
+            status, found = self._head()
+        text = b"" if status in (204, 304) else self._text(found)
+        self.ends = self.ends or "close" in found.get("connection", "").lower()
+        return status, text.decode("utf-8", "replace"), found.get("etag", "")
+
+    def close(self) -> None:
+        self.answers.close()
+        self.socket.close()
+
+    def _head(self) -> tuple[int, dict[str, str]]:
+        first = self._line()
+        version, _, rest = first.partition(" ")
+        if not version.startswith("HTTP/1.") or not rest[:3].isdecimal():
+            raise ConnectionError(f"an answer that is not HTTP/1.1: {first[:80]!r}")
+        self.ends = version == "HTTP/1.0"
+        found: dict[str, str] = {}
+        while line := self._line():
+            name, _, value = line.partition(":")
+            found[name.strip().lower()] = value.strip()
+            if len(found) > HEADERS:
+                raise ConnectionError("an answer with too many headers")
+        return int(rest[:3]), found
+
+    def _line(self) -> str:
+        line = self.answers.readline(ANSWER_BYTES)
+        if not line.endswith(b"\n"):
+            raise ConnectionError("the answer was cut")
+        return line.decode("latin-1").rstrip("\r\n")
+
+    def _text(self, found: dict[str, str]) -> bytes:
+        if "chunked" in found.get("transfer-encoding", "").lower():
+            return self._chunks()
+        length = found.get("content-length", "")
+        if length.isdecimal():
+            self.ends = self.ends or int(length) > ANSWER_BYTES
+            return self._exactly(min(int(length), ANSWER_BYTES))
+        self.ends = True
+        return self.answers.read(ANSWER_BYTES)
+
+    def _chunks(self) -> bytes:
+        text = b""
+        while True:
+            first = self._line().partition(";")[0].strip()
+            try:
+                size = int(first, 16)
+            except ValueError as error:
+                raise ConnectionError(f"a chunk of {first[:20]!r} bytes") from error
+            if size <= 0:
+                while self._line():  # trailers
+                    pass
+                return text
+            text += self._exactly(min(size, ANSWER_BYTES - len(text)))
+            if len(text) >= ANSWER_BYTES:
+                self.ends = True
+                return text
+            self._line()
+
+    def _exactly(self, size: int) -> bytes:
+        data = self.answers.read(size)
+        if len(data) < size:
+            raise ConnectionError("the answer was cut")
+        return data
+
+
+def divide_url(url: str) -> tuple[str, str, str]:
+    """Scheme, host with port, and path with query, of a URL that the worker has made."""
+    scheme, _, rest = url.partition("://")
+    netloc, slash, path = rest.partition("/")
+    return scheme.lower(), netloc, (slash or "/") + path
+
+
+def divide_netloc(netloc: str, port: int) -> tuple[str, int]:
+    """Host and port; an IPv6 address is in brackets."""
+    host, colon, last = netloc.rpartition(":")
+    if colon and last.isdecimal():
+        return host.strip("[]"), int(last)
+    return netloc.strip("[]"), port
+
+
 def connect(scheme: str, netloc: str) -> HTTPConnection:
     from http.client import HTTPConnection, HTTPSConnection
 
     kind = HTTPSConnection if scheme == "https" else HTTPConnection
     return kind(netloc, timeout=STORE_TIMEOUT_S)
-
-
-def was_closed(connection: HTTPConnection) -> bool:
-    """Whether the other side has hung up a connection that lay idle, as servers do."""
-    if connection.sock is None:
-        return True
-    idle = select.poll()
-    idle.register(connection.sock, select.POLLIN)
-    return bool(idle.poll(0))
 
 
 def judge_answer(status: int, text: str) -> None:

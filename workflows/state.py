@@ -15,7 +15,6 @@ from runyard.reasons import Reason
 from runyard.spec.plan import Kept
 from runyard.spec.run import CacheUse, GraphTask, PodRef, TaskEnd, TaskStatus, TaskView
 
-
 _UNSAID = {name: each.get_default(call_default_factory=True) for name, each in TaskView.model_fields.items()}
 """What readers of a view take for granted."""
 
