@@ -211,27 +211,20 @@ async def _cleanup(client: "Client", settings: "Settings", *, fix: bool) -> Chec
 
 
 async def _worker(client: "Client", queue: str) -> Check:
-    from temporalio.api.enums.v1 import TaskQueueType
-    from temporalio.api.taskqueue.v1 import TaskQueue
-    from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
     from temporalio.service import RPCError
+
+    from runyard.client.served import count_pollers
 
     name = "worker"
     try:
-        answer = await client.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=client.namespace,
-                task_queue=TaskQueue(name=queue),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
-            )
-        )
+        pollers = await count_pollers(client, queue)
     except RPCError as error:
         return Check(name, "wrong", f"{queue}: {error.message[:200]}", "Is the account allowed to see it?")
-    if not answer.pollers:
+    if not pollers:
         runs = queue in (RUNS_QUEUE, LINES_QUEUE)
         option = "--runs" if runs else f"--executor {queue.removeprefix(RUNS_QUEUE + '-')}"
         return Check(name, "wrong", f"none on the queue {queue}", f"Start one: `runyard worker {option}`.")
-    return Check(name, "ok", f"{len(answer.pollers)} on the queue {queue}")
+    return Check(name, "ok", f"{pollers} on the queue {queue}")
 
 
 # executor
