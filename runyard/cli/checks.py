@@ -1,6 +1,7 @@
 """What `doctor` looks at. A check never raises: what it finds is its answer."""
 
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from runyard.settings import Settings
+
+OLDEST_SERVER = (1, 29)
+"""What `tests/badinput/test_badinput_oldserver.py` tries; docs/operations.md says what is missing there."""
 
 _SHORT = timedelta(days=7)
 
@@ -122,7 +126,18 @@ async def _server(client: "Client") -> Check:
         info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     except RPCError as error:
         return Check("server", "wrong", f"{address}: {error.message[:200]}", "Is TEMPORAL_ADDRESS right?")
-    return Check("server", "ok", f"{address}, version {info.server_version or 'unknown'}")
+    return judge_version(address, info.server_version)
+
+
+def judge_version(address: str, version: str) -> Check:
+    """A server that does not tell its version, such as a cloud's, is none that is old."""
+    message = f"{address}, version {version or 'unknown'}"
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= OLDEST_SERVER:
+        return Check("server", "ok", message)
+    oldest = ".".join(map(str, OLDEST_SERVER))
+    remedy = "It may do all the same; if a run stands still there, upgrade the server."
+    return Check("server", "warning", f"{message}: older than {oldest}, the oldest that was tried", remedy)
 
 
 async def _namespace(client: "Client") -> Check:
