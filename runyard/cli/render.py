@@ -83,7 +83,8 @@ def tree(view: RunView, frame: Frame) -> list[Line]:
     """The whole drawing: head, tasks, and a line for those that there is no room for."""
     marks = glyphs(ascii_only=frame.ascii_only)
     head = _head(view, frame)
-    foot: list[Line] = [_cut_line((Span(f" {frame.notice}", "warn"),), frame, marks)] if frame.notice else []
+    words = filter(None, (waits_for(view), frame.notice))
+    foot = [_cut_line((Span(f" {each}", "warn"),), frame, marks) for each in words]
     room = None if frame.height is None else max(1, frame.height - len(head) - len(foot) - 1)
     shown = _choose(view.tasks, room)
     names = min(max((width_of(clean(task.name)) for task in shown), default=0), max(8, frame.width * 2 // 5))
@@ -188,6 +189,12 @@ def _approval(task: TaskView) -> str:
         by = f" ({', '.join(clean(name) for name in task.approvals)})" if task.approvals else ""
         return f"needs approval: {len(task.approvals)} of {task.approvals_needed}{by}"
     return "needs approval"
+
+
+def waits_for(view: RunView) -> str:
+    """What the whole run waits for: its turn in a group, a worker. Empty where it just goes on."""
+    open_yet = view.ended_at is None and view.phase in ("queued", "running")
+    return clean(view.cause) if open_yet and view.result == "unknown" else ""
 
 
 def _waits_for(task: TaskView, view: RunView) -> str:

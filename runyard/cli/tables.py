@@ -65,7 +65,7 @@ def print_run(view: RunView, console: Console) -> None:
     console.lines(render.tree(view, frame))
     if view.ended_at or view.phase in ("finished", "cancelled", "setuperror"):
         console.lines(render.ending(view, ascii_only=console.ascii_only))
-    elif view.cause:
+    elif view.cause and not render.waits_for(view):  # what it waits for is in the tree
         console.text(f"  {clean(view.cause)}")
     if view.caches:
         console.text(f"  caches: {view.caches}")

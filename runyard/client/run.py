@@ -22,6 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from runyard.client.logs import LogLine, read_logs
 from runyard.client.planned import Planned, complete, read_planned, read_view
 from runyard.client.remote import from_application, unknown_task
+from runyard.client.served import QueueWatch
 from runyard.errors import (
     Conflict,
     Corrupt,
@@ -69,6 +70,7 @@ class Run:
     def __init__(self, yard: "Runyard", run_id: str) -> None:
         self._yard = yard
         self._planned: dict[str, Planned] = {}
+        self._queue = QueueWatch()
         self.id = run_id
 
     @property
@@ -229,7 +231,7 @@ class Run:
             return None
         if not view.name:  # not read yet: a graph without tasks looks as if all of them had ended
             view = view.model_copy(update={"phase": "queued", "result": "unknown", "ended_at": None})
-        return self._yard.with_ui(view)
+        return self._yard.with_ui(await self._queue.tell(self._yard.client, view))
 
     async def _view(self) -> RunView | None:
         """As the open execution has it or, where that cannot answer now, as the last one left it.

@@ -98,6 +98,12 @@ def test_a_run_without_room_says_so(counts: dict[TaskStatus, int], rows: list[st
     assert section(current_details(view(counts=counts)), "Waits for") == rows
 
 
+def test_a_run_that_nothing_is_placed_of_names_the_queue() -> None:
+    """Where it is one that no worker serves, nothing else in the UI would tell."""
+    text = current_details(view(executor="nosuch", counts={"queued": 2}))
+    assert section(text, "Waits for") == ["- room, or a worker, on the queue `runyard-nosuch` for 2 queued tasks"]
+
+
 def test_failed_tasks_say_why_and_what_to_do() -> None:
     text = current_details(
         view(
