@@ -550,9 +550,7 @@ class Wire:
         idle.register(self.socket, select.POLLIN)
         return bool(idle.poll(0))
 
-    def ask(
-        self, method: str, path: str, headers: dict[str, str], body: Iterable[bytes]
-    ) -> tuple[int, str, str]:
+    def ask(self, method: str, path: str, headers: dict[str, str], body: Iterable[bytes]) -> tuple[int, str, str]:
         """Status, the first 64 KiB of the text, and the ETag of the answer. Raises OSError."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.netloc}", "Accept-Encoding: identity"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
