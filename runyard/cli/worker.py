@@ -1,6 +1,7 @@
 """`runyard worker`: serve a Temporal namespace that somebody else runs."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,6 +45,7 @@ def worker(
 
     Without options: runs, and the executor of the settings. `--runs` alone: runs and no executor.
     """
+    gc.disable()  # until it serves, see `collect_rarely`: what is imported stays
     require_ours()
     settings = options.load_settings(state=state)
     told = {"metrics_address": metrics_address, "log_format": log_format}
