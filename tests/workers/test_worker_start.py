@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import uuid
+from contextlib import AsyncExitStack
 
 from temporalio.client import Client
 
@@ -32,8 +33,9 @@ def test_a_worker_loads_nothing_that_it_may_never_need() -> None:
 
 async def test_histories_name_the_version_that_made_them(client: Client, store: ObjectStore) -> None:
     """And not a digest of all that is loaded, which takes as long as a fifth of the start."""
-    runs, *_ = build_workers(client, store, [MemoryExecutor()])
-    async with runs:
+    async with AsyncExitStack() as stack:
+        for worker in build_workers(client, store, [MemoryExecutor()]):
+            await stack.enter_async_context(worker)
         handle = await client.start_workflow(WORKFLOW, {}, id=f"test-{uuid.uuid4().hex}", task_queue=RUNS_QUEUE)
         events = [event async for event in handle.fetch_history_events(wait_new_event=True)]
     done = next(e for e in events if e.HasField("workflow_task_completed_event_attributes"))
