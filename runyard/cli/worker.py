@@ -1,6 +1,7 @@
 """`runyard worker`: serve a Temporal namespace that somebody else runs."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,6 +45,7 @@ def worker(
 
     Without options: runs, and the executor of the settings. `--runs` alone: runs and no executor.
     """
+    gc.disable()  # until it serves, see `collect_rarely`: what is imported stays
     require_ours()
     settings = options.load_settings(state=state)
     told = {"metrics_address": metrics_address, "log_format": log_format}
@@ -59,13 +61,16 @@ async def _serve(
     settings: "Settings", *, runs: bool, executors: Sequence[str], address: str | None, namespace: str | None
 ) -> int:
     from runyard.temporal import connect
-    from workers.serve import serve
 
     ready = asyncio.Event()
     async with AsyncExitStack() as stack:
         asked = stack.enter_context(interrupts())
         metrics = await stack.enter_async_context(_measured(settings, executors, ready))
-        client = await connect(address=address, namespace=namespace)
+        connecting = asyncio.create_task(connect(address=address, namespace=namespace))
+        await asyncio.sleep(0)  # it is under way, in the SDK's own threads, while the rest is imported
+        from workers.serve import serve
+
+        client = await connecting
         where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
         work = {
             "worker": serve(client, settings, runs=runs, executors=executors, metrics=metrics, ready=ready),

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,11 +17,14 @@ import pytest
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AssumeRoleProvider
 from minio_server import BUCKET, USER, MinioServer, free_port, require_minio
+from urllib3.exceptions import SSLError
 
 from runyard.errors import ConfigError, StoreDenied, StoreUnavailable
 from runyard.settings import Settings
 from runyard.store.base import read
+from runyard.store.s3.bucket import open_http
 from runyard.store.s3.credentials import Kept
+from runyard.store.s3.place import Place
 from runyard.store.s3.store import S3Store, open_s3
 
 KEYS = {"s3_access_key": "", "s3_secret_key": ""}
@@ -258,6 +262,17 @@ async def test_a_certificate_of_ones_own(secured: MinioServer, tmp_path: Path) -
         await stranger.stat("k")
     assert "RUNYARD_S3_CA_FILE" in caught.value.remedy
     await stranger.close()
+
+
+def test_who_gives_roles_is_trusted_no_more_than_a_store(secured: MinioServer, tmp_path: Path) -> None:
+    """The bucket itself may be at `http:`, where nobody is trusted beforehand."""
+    place = Place(endpoint="http://127.0.0.1:9", bucket=BUCKET)
+    alive = f"{secured.endpoint}/minio/health/live"
+    with open_http(place, connections=1) as http, pytest.raises(SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        http.request("GET", alive)
+    known = replace(place, ca_file=tmp_path / "certs" / "public.crt")
+    with open_http(known, connections=1) as http:
+        assert http.request("GET", alive).status == 200
 
 
 async def test_a_bulk_of_deletes_one_of_which_is_denied(minio: MinioServer) -> None:

@@ -13,11 +13,14 @@ import base64
 import hashlib
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache, partial
 from itertools import islice
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
@@ -27,6 +30,7 @@ from minio import Minio
 from minio.credentials.providers import Provider
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.response import BaseHTTPResponse
 
 from runyard.errors import Corrupt
@@ -49,17 +53,41 @@ _NO_BULK = {"NotImplemented", "MethodNotAllowed", "MalformedXML"}
 
 def open_http(place: Place, *, connections: int, silence_s: float = SILENCE_S) -> urllib3.PoolManager:
     """Connections to the store, kept open. Retries are not made here, see `Calls`."""
-    trusted = ssl.create_default_context()  # what the system trusts, which a small image may lack
-    trusted.load_verify_locations(certifi.where())
-    if place.ca_file is not None:
-        trusted.load_verify_locations(place.ca_file)
-    return urllib3.PoolManager(
+    trust = cache(partial(_trust, place.ca_file))
+    if place.ca_file is not None or place.endpoint.startswith("https:"):
+        trust()  # what cannot be trusted is said at once
+    return _Connections(
+        trust,
         num_pools=4,
         maxsize=connections,
         timeout=urllib3.Timeout(connect=_CONNECT_S, read=silence_s),
         retries=False,
-        ssl_context=trusted,
     )
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    trusted = ssl.create_default_context()  # what the system trusts, which a small image may lack
+    trusted.load_verify_locations(certifi.where())
+    if ca_file is not None:
+        trusted.load_verify_locations(ca_file)
+    return trusted
+
+
+class _Connections(urllib3.PoolManager):
+    """Whom to trust is read (60 ms) when somebody is asked by TLS: of a bucket at `http:` only who gives roles."""
+
+    def __init__(self, trust: Callable[[], ssl.SSLContext], **how: Any) -> None:
+        super().__init__(**how)
+        self._trust = trust
+
+    def _new_pool(
+        self, scheme: str, host: str, port: int, request_context: dict[str, Any] | None = None
+    ) -> HTTPConnectionPool:
+        """One at a time, says the library, and meant to be overridden."""
+        how = dict(self.connection_pool_kw if request_context is None else request_context)
+        if scheme == "https":
+            how["ssl_context"] = self._trust()
+        return super()._new_pool(scheme, host, port, how)
 
 
 def open_client(endpoint: str, place: Place, credentials: Provider, http: urllib3.PoolManager) -> Minio:
