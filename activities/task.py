@@ -56,6 +56,9 @@ log = logging.getLogger(__name__)
 CLOSED: Final = b"closed by a worker: nothing had begun\n"
 """What we write as an attempt's `started`, so that a pod which comes late runs no step."""
 
+LEAVING: Final = 5_000
+"""So many deletes at most are remembered."""
+
 AT_ONCE_S: Final = 1.0
 """A pod that took longer to make may come too late."""
 
@@ -80,6 +83,7 @@ class TaskActivities:
         self._metrics = metrics
         self._spans = Spans(store, traces)
         self._store_watch = StoreWatch(store, spool_bytes=executor.spool_bytes)
+        self._leaving: dict[str, asyncio.Task[Lapse]] = {}  # by uid: pods that are being deleted, or were just now
         self._fault = fault
 
     @activity.defn(name=SCHEDULE_TASK)
@@ -115,6 +119,8 @@ class TaskActivities:
                 end, lapses = sealed.end, list(lapses_of(None, sealed.end))
             since = request.scheduled_at - timedelta(milliseconds=request.waited_ms)
             await self._spans.attempt(attempt, lapses, end, since=since, until=pulse.now())
+            if end.status == "success":  # the others may be kept for a look
+                self._leave(request.pod, pulse)
         if end.status == "failed":
             raise failed_task(end)
         return end
@@ -321,14 +327,32 @@ class TaskActivities:
         _enter(request.attempt)
         asked_at = pulse.now()
         if request.pod is not None:
-            await self._executor.delete(request.pod)
-            await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), None)
+            gone = await asyncio.shield(self._leave(request.pod, pulse))
+            self._leaving.pop(request.pod.uid, None)
+            await self._deleted(request.attempt, gone, None)
             return
         began = not await self._close(request.attempt)
         await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
         if end := await self._seal_unfetched(request, pulse, began=began):
             _tell(end)
             await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), end)
+
+    def _leave(self, pod: PodRef, pulse: Pulse) -> asyncio.Task[Lapse]:
+        """The pod's delete. It begins when its fetch has sealed all, and `delete_task` sees to it that it is done.
+
+        The way from one activity to the next takes 40 ms, in which others wait for the pod's room.
+        """
+        leaving = self._leaving.get(pod.uid)
+        if leaving is None or (leaving.done() and (leaving.cancelled() or leaving.exception())):
+            while len(self._leaving) >= LEAVING:  # theirs was confirmed by another worker
+                del self._leaving[next(iter(self._leaving))]
+            leaving = self._leaving[pod.uid] = asyncio.create_task(self._remove(pod, pulse))
+        return leaving
+
+    async def _remove(self, pod: PodRef, pulse: Pulse) -> Lapse:
+        asked_at = pulse.now()
+        await self._executor.delete(pod)
+        return Lapse("delete", asked_at, pulse.now())
 
     async def _deleted(self, attempt: TaskAttempt, gone: Lapse, end: TaskEnd | None) -> None:
         """``end``: of an attempt that ended by this, since nobody had fetched it."""

@@ -117,9 +117,11 @@ class Cluster:
         template = {"spec": {"hostNetwork": True, "volumes": [shared], "containers": [main]}}
         (self.place / "template.yml").write_text(json.dumps(template))
         endpoint, access_key, secret_key = self.bucket.words
-        keep = {n: value for n, value in os.environ.items() if not n.startswith(("RUNYARD_", "TEMPORAL_"))}
+        others = ("RUNYARD_", "TEMPORAL_", "PYTHONDONTWRITEBYTECODE")  # modules are compiled, as in the image
+        keep = {n: value for n, value in os.environ.items() if not n.startswith(others)}
         return keep | {
             "PYTHONPATH": str(ROOT),
+            "PYTHONPYCACHEPREFIX": str(self.place / "compiled"),
             "TEMPORAL_ADDRESS": self.address,
             "RUNYARD_STATE": str(self.place),
             "RUNYARD_SETTINGS": str(self.place / "none.toml"),

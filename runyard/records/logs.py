@@ -119,6 +119,7 @@ async def seal(
     segments: dict[Log, list[Segment]] = defaultdict(list)
     async for segment in list_segments(store, task_id, attempt):
         segments[segment.log].append(segment)
+    # after the listing: who seals deletes segments only then, so that one of the two looks sees it
     sealed = await load_seal(store, task_id, attempt)
     if sealed is None:
         made = await _compact(store, task_id, attempt, segments, manifest=manifest, end=end, setup=setup)

@@ -362,9 +362,16 @@ class KubernetesExecutor:
             seen = Seen(body={"metadata": {"name": pod.name, "uid": uid}})
         self._deleted.append(uid)
         with watch.listen(uid) as news:
-            # the Secret first: once the pod has gone, the garbage collector deletes it too
-            await self._remove_secret(api, uid, pod.name)
-            await self._remove(api, watch, seen, news)
+            # at the same time: others wait for the pod's room, and the garbage collector, which deletes a Secret
+            # whose pod has gone, too, is slower than we
+            removed = await asyncio.gather(
+                self._remove_secret(api, uid, pod.name),
+                self._remove(api, watch, seen, news),
+                return_exceptions=True,
+            )
+        for result in removed:
+            if isinstance(result, BaseException):
+                raise result
         self._owners.pop(uid, None)
         room.look_again()
 
