@@ -39,8 +39,10 @@ class Listing:
         places = self._places
         for line in lines:
             if line[0] == "f":
-                found = [places[each] for each in line[4]]  # type: ignore[attr-defined]
-                line[4] = [[numbers.setdefault(pack, len(numbers)), *where] for pack, *where in found]
+                line[4] = [
+                    (numbers.setdefault(pack, len(numbers)), at, length, size)
+                    for pack, at, length, size in map(places.__getitem__, line[4])  # type: ignore[call-overload]
+                ]
         self.packs |= numbers.keys()
         return _encode([[*numbers], *lines])
 

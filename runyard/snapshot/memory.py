@@ -16,7 +16,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, starmap
+from itertools import accumulate, chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ _GENERATIONS = 16
 
 _PLACE = struct.Struct("<4Q")  # number of the pack, offset, length, size
 _VERSION = struct.Struct("<2q3Q")
-_NUMBER = struct.Struct("<I")
 
 
 class Memory:
@@ -78,8 +77,8 @@ class Memory:
         ids = [digits[at : at + 64] for at in range(0, len(digits), 64)]
         found = [Place(packs[pack], at, length, size) for pack, at, length, size in _PLACE.iter_unpack(places)]
         self.places = dict(zip(ids, found, strict=True))
-        each = (ids[number] for (number,) in _NUMBER.iter_unpack(numbers))
-        contents = [list(islice(each, count)) for (count,) in _NUMBER.iter_unpack(counts)]
+        each, sizes = [ids[number] for number in _unpack(numbers)], _unpack(counts)
+        contents = [each[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
         noted = dict(zip(paths.split(b"\0")[:-1], contents, strict=True))
         files = [*_VERSION.iter_unpack(versions)]
         self._files = {path: (version, noted.pop(path)) for path, version in zip([*noted], files, strict=False)}
@@ -141,8 +140,8 @@ class Memory:
             bytes.fromhex("".join(kept)),
             b"".join([_PLACE.pack(order[pack], at, length, size) for pack, at, length, size in kept.values()]),
             b"".join(starmap(_VERSION.pack, old.values())),
-            b"".join([_NUMBER.pack(len(ids)) for ids in noted.values()]),
-            b"".join([_NUMBER.pack(numbers[each]) for each in chain.from_iterable(noted.values())]),
+            _pack(map(len, noted.values())),
+            _pack(numbers[each] for each in chain.from_iterable(noted.values())),
             b"".join([path + b"\0" for path in noted]),
         ]
         data = b"".join(columns)
@@ -154,6 +153,15 @@ class Memory:
             "columns": [len(column) for column in columns],
         }
         return _replace(git / _NAME, json.dumps(known).encode() + b"\n" + data)
+
+
+def _pack(numbers: Iterable[int]) -> bytes:
+    given = [*numbers]
+    return struct.pack(f"<{len(given)}I", *given)
+
+
+def _unpack(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(data) // 4}I", data)
 
 
 def _columns(sizes: Sequence[int], data: bytes) -> Iterator[bytes]:
