@@ -2,7 +2,7 @@
 
 What a command imports stays, and so does what it notes of a checkout, until the run has started. Python searches
 it 200 times meanwhile, which is a tenth of what `run start --local` takes. A command that goes on after that
-collects as any program does.
+collects as any program does, but does not look through what is there by then, which would be for nothing.
 """
 
 import contextlib
@@ -20,4 +20,5 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()

@@ -1,4 +1,7 @@
-"""``Runyard``: a connection to one Temporal namespace and one store."""
+"""``Runyard``: a connection to one Temporal namespace and one store.
+
+What only some calls need is imported by them: `run start` waits for none of it.
+"""
 
 import asyncio
 import contextlib
@@ -6,7 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import BinaryIO, Unpack
+from typing import TYPE_CHECKING, BinaryIO, Unpack
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -15,27 +18,28 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from runyard.client import direct, groups, listing, restarting, starting
-from runyard.client.feed import read_feed
+from runyard.client import direct, groups, listing, starting
 from runyard.client.files import check, check_run_id, read_file
 from runyard.client.listing import Filter, Which
 from runyard.client.paging import RunPage, ids_query, read_page
 from runyard.client.remote import from_rpc
 from runyard.client.run import Run
-from runyard.client.transfer import Export, export_to, import_from
 from runyard.client.ui import find_ui
 from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable
 from runyard.records.runs import read_result
 from runyard.settings import Settings
 from runyard.snapshot.take import Taken
-from runyard.spec.events import Event
 from runyard.spec.group import LineView
 from runyard.spec.plan import Plan, Source
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunRequest, RunView
 from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import connect
-from runyard.transfer.imports import Import
+
+if TYPE_CHECKING:
+    from runyard.client.transfer import Export
+    from runyard.spec.events import Event
+    from runyard.transfer.imports import Import
 
 
 class Runyard:
@@ -203,6 +207,8 @@ class Runyard:
         run again in any case, with all that depends on them. What is not given is the earlier run's, the file
         too. Raises NotFound, Conflict (it has not ended; ``run_id`` is taken), InvalidRequest, InvalidRunFile.
         """
+        from runyard.client import restarting
+
         given: dict[str, object] = {
             "environment": None if environment is None else dict(environment),
             "annotations": None if annotations is None else dict(annotations),
@@ -274,22 +280,26 @@ class Runyard:
             raise self.explain(error, what=f"the start of {chosen}") from error
         return self.run(chosen)
 
-    async def export_run(self, run_id: str, target: str | Path | BinaryIO) -> Export:
+    async def export_run(self, run_id: str, target: str | Path | BinaryIO) -> "Export":
         """Write a run that has ended, with all that it refers to, into one tar: a path, or an open file.
 
         Logs and archives of tasks that it kept are among them, and of a direct run its checkout. No secret is. A
         path has its file when that is whole. Raises NotFound, Conflict (it has not ended; a cleanup took
         something meanwhile), InvalidRequest (the path), StoreError.
         """
+        from runyard.client.transfer import export_to
+
         return await export_to(self, run_id, Path(target) if isinstance(target, str) else target)
 
-    async def import_run(self, source: str | Path | BinaryIO) -> Import:
+    async def import_run(self, source: str | Path | BinaryIO) -> "Import":
         """Take in a run that `export_run` wrote, here or elsewhere: a path, or an open file, which may be a pipe.
 
         It keeps its id and is then listed, shown and restarted as any that has ended; its retention begins now.
         The same file a second time changes nothing. Raises InvalidExport, NewerExport, DamagedExport, Conflict
         (another run has its id), NotFound (the path), ServerUnavailable, StoreError; then nothing is imported.
         """
+        from runyard.client.transfer import import_from
+
         return await import_from(self, Path(source) if isinstance(source, str) else source)
 
     async def _is_mine(self, run_id: str, token: str) -> bool:
@@ -330,7 +340,7 @@ class Runyard:
 
     async def events(
         self, cursor: str | None = None, *, run: str = "", follow: bool = True, interval_s: float = 1.0
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncIterator["Event"]:
         """What happens to runs and their tasks, from a cursor on; without one all that is still known.
 
         Of all runs, for ever, or of one ``run``, to its end; without ``follow`` only what there is. Each event
@@ -339,6 +349,8 @@ class Runyard:
         Raises InvalidRequest (no cursor), NotFound (the ``run``), ServerUnavailable, StoreError; what the store
         remembers can be read without a server.
         """
+        from runyard.client.feed import read_feed
+
         if run:
             check_run_id(run)
         if follow and not run:

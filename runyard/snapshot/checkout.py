@@ -7,8 +7,9 @@ Folders are made by the files in them: git does not know empty ones, and neither
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from runyard.errors import Forbidden, GitFailed
 from runyard.snapshot.repository import Repository, run_git
 
 _LINK_MODE = b"160000"
+_VERSION = attrgetter("st_mtime_ns", "st_ctime_ns", "st_size", "st_ino", "st_mode")
 
 
 class Version(NamedTuple):
@@ -29,35 +31,21 @@ class Version(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> "Version":
-        return cls(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode)
-
-
-class File(NamedTuple):
-    """A regular file; ``path`` is below the top of the checkout."""
-
-    path: bytes
-    version: Version
-
-
-@dataclass(frozen=True, slots=True)
-class Tracked:
-    """A line of the index; ``skipped``: not in the work tree, in a sparse checkout. Stages above 0: a conflict."""
-
-    path: bytes
-    mode: bytes
-    oid: bytes
-    stage: bytes
-    skipped: bool
+        return cls._make(_VERSION(found))
 
 
 @dataclass
 class Contents:
-    """``notes`` say what is left out."""
+    """Paths are below the top of the checkout; ``files`` are the regular ones. ``notes`` say what is left out.
 
-    files: list[File] = field(default_factory=list)
+    ``index`` is the checkout's own, not of its submodules, as git lists it: `TAG MODE OID STAGE<tab>PATH`. With
+    the tag S a file is not in the work tree (a sparse checkout), stages above 0 are a conflict.
+    """
+
+    files: dict[bytes, Version] = field(default_factory=dict)
     links: dict[bytes, bytes] = field(default_factory=dict)  # path and target
     folders: list[bytes] = field(default_factory=list)  # empty ones
-    index: list[Tracked] = field(default_factory=list)  # of the checkout itself, not of its submodules
+    index: list[bytes] = field(default_factory=list)
     untracked: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -78,13 +66,14 @@ class _Lister:
         self._contents.index = self._list_below(b"")
         return self._contents
 
-    def _list_below(self, prefix: bytes) -> list[Tracked]:
+    def _list_below(self, prefix: bytes) -> list[bytes]:
         top = Path(os.fsdecode(self._top + b"/" + prefix))
-        index = list(_read_index(top))
+        index = _ask(top, "ls-files", "-z", "-t", "--stage")
         others = _read_others(top, ignored=self._ignored)
         self._contents.untracked += len(others)
-        inner = {line.path for line in index if line.mode == _LINK_MODE} | {p for p in others if p.endswith(b"/")}
-        for path in dict.fromkeys([*(line.path for line in index), *others]):
+        inner = {path_of(line) for line in index if line.startswith(_LINK_MODE, 2)}
+        inner |= {path for path in others if path.endswith(b"/")}
+        for path in dict.fromkeys([*map(path_of, index), *others]):
             if path in inner:
                 self._add_repository(prefix + path.rstrip(b"/"))
             else:
@@ -101,13 +90,14 @@ class _Lister:
             self._contents.folders.append(path)
 
     def _add(self, path: bytes) -> None:
-        if not self._is_folder(path.rpartition(b"/")[0]):
+        folder = path.rpartition(b"/")[0]
+        if not (self._folders.get(folder) or self._is_folder(folder)):
             return  # deleted: a file or link is where its folder was
         place = self._top + b"/" + path
         try:
             found = os.lstat(place)
             if stat.S_ISREG(found.st_mode):
-                self._contents.files.append(File(path, Version.of(found)))
+                self._contents.files[path] = Version.of(found)
             elif stat.S_ISLNK(found.st_mode):
                 self._contents.links[path] = os.readlink(place)
             elif not stat.S_ISDIR(found.st_mode):
@@ -137,11 +127,21 @@ def unreadable(path: bytes, error: OSError) -> Forbidden:
     )
 
 
-def _read_index(top: Path) -> Iterator[Tracked]:
-    for line in _ask(top, "ls-files", "-z", "-t", "--stage"):
-        facts, _, path = line.partition(b"\t")
-        tag, mode, oid, stage = facts.split(b" ")
-        yield Tracked(path, mode, oid, stage, tag == b"S")
+def find_change(top: bytes, files: Mapping[bytes, Version]) -> bytes | None:
+    """A second look: the path of a file that is not any more what it was."""
+    lstat = os.lstat
+    for path, version in files.items():
+        try:
+            if _VERSION(lstat(top + b"/" + path)) != version:
+                return path
+        except OSError:
+            return path
+    return None
+
+
+def path_of(line: bytes) -> bytes:
+    """Of the index, or of a tree."""
+    return line[line.index(b"\t") + 1 :]
 
 
 def _read_others(top: Path, *, ignored: bool) -> list[bytes]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 from runyard.errors import GitFailed
-from runyard.snapshot.checkout import Tracked
+from runyard.snapshot.checkout import path_of
 from runyard.snapshot.repository import Head, Repository, run_git, start_git
 
 COMMITS = 200
@@ -33,12 +33,12 @@ _COMPARING = r"^(core\.(filemode|autocrlf|eol|symlinks|ignorecase|precomposeunic
 class History:
     """Files of the copy below its top: ``texts`` with what is in them, ``objects`` with the object's name in git.
 
-    ``changed`` tracked files differ from the commit, whose own are in ``tree``: path → (mode, name).
+    ``changed`` tracked files differ from the commit, whose own are in ``tree``, as an index would list them.
     """
 
     head: Head
     changed: int = 0
-    tree: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    tree: set[bytes] = field(default_factory=set)
     texts: dict[bytes, bytes] = field(default_factory=dict)
     objects: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -46,10 +46,10 @@ class History:
         """Files of the copy's `.git`; empty ones are left out."""
         self.texts |= {b".git/" + name: text for name, text in texts.items() if text}
 
-    def add_index(self, index: Sequence[Tracked]) -> None:
+    def add_index(self, index: Sequence[bytes]) -> None:
         """Where the checkout's index differs from HEAD: git lists it while we read the rest."""
-        info = _index_info(index, self.tree)
-        skipped = b"".join(line.path + b"\0" for line in index if line.skipped)
+        info = _index_info([line[2:] for line in index], self.tree)
+        skipped = b"".join(path_of(line) + b"\0" for line in index if line.startswith(b"S "))
         self.add({b"runyard/index-info": info, b"runyard/skip-worktree": skipped})
 
 
@@ -69,7 +69,7 @@ def read_history(repository: Repository) -> History:
         b"packed-refs": _refs(head, commits),
         b"shallow": b"".join(name + b"\n" for name in commits.edge) if commits else b"",
     }
-    history.tree = tree.files if tree else {}
+    history.tree = tree.files if tree else set()
     history.add(texts)
     return history
 
@@ -117,18 +117,18 @@ def _changed(repository: Repository) -> tuple[set[bytes], int]:
 
 
 class _Tree:
-    """The files of HEAD, as path → (mode, name), and the names of all its folders."""
+    """The files of HEAD, as an index would list them, and the names of all its folders."""
 
     def __init__(self, repository: Repository) -> None:
-        self.files: dict[bytes, tuple[bytes, bytes]] = {}
+        self.files: set[bytes] = set()
         self.folders = {repository.ask("rev-parse", "HEAD^{tree}").strip()}
         for line in repository.ask("ls-tree", "-r", "-t", "-z", "HEAD").split(b"\0")[:-1]:
-            facts, _, path = line.partition(b"\t")
-            mode, kind, name = facts.split(b" ")
+            mode, kind, rest = line.split(b" ", 2)
+            name, _, path = rest.partition(b"\t")
             if kind == b"tree":
                 self.folders.add(name)
             else:
-                self.files[path] = (mode, name)
+                self.files.add(mode + b" " + name + b" 0\t" + path)
 
 
 class _Commits:
@@ -161,17 +161,16 @@ def _refs(head: Head, commits: _Commits | None) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def _index_info(index: Sequence[Tracked], tree: dict[bytes, tuple[bytes, bytes]]) -> bytes:
+def _index_info(index: Sequence[bytes], tree: set[bytes]) -> bytes:
     """What `git update-index --index-info` makes the checkout's index of that of HEAD."""
-    lines, whole = [], {line.path for line in index if line.stage == b"0"}
-    removed = [path for path in tree if path not in whole]
-    if removed:
-        nothing = b"0" * len(tree[removed[0]][1])
-        lines += [b"0 " + nothing + b"\t" + path for path in removed]
-    for line in index:
-        if line.stage != b"0" or tree.get(line.path) != (line.mode, line.oid):
-            lines.append(line.mode + b" " + line.oid + b" " + line.stage + b"\t" + line.path)
-    return b"".join(line + b"\0" for line in lines)
+    added = [line for line in index if line not in tree]
+    whole = {path_of(line) for line in added if line.partition(b"\t")[0].endswith(b" 0")}
+    removed = []
+    for line in sorted(tree.difference(index)):
+        _, name, rest = line.split(b" ", 2)
+        if (path := path_of(rest)) not in whole:
+            removed.append(b"0 " + b"0" * len(name) + b"\t" + path)
+    return b"".join(line + b"\0" for line in [*removed, *added])
 
 
 def _config(repository: Repository) -> bytes:

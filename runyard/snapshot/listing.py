@@ -1,12 +1,13 @@
 """The listing of a snapshot: what the checkout holds, line by line, in parts (see `runyard.records.snapshots`)."""
 
 import json
-import stat
 import zlib
 from collections.abc import Iterator, Mapping
 
+from pydantic_core import to_json
+
 from runyard.records.snapshots import Place
-from runyard.snapshot.checkout import Contents, File
+from runyard.snapshot.checkout import Contents
 
 PART_LINES = 256
 """On average."""
@@ -22,14 +23,13 @@ class Listing:
         self.packs: set[str] = set()
 
     def parts(
-        self, contents: Contents, files: Mapping[File, list[str]], history: Mapping[bytes, list[str]]
+        self, contents: Contents, files: Mapping[bytes, list[str]], history: Mapping[bytes, list[str]]
     ) -> list[bytes]:
         """``files`` and ``history`` (the copy's `.git`, by path) say of which contents a file is."""
         lines: dict[bytes, list[object]] = {path: ["d", _text(path)] for path in contents.folders}
         lines |= {path: ["l", _text(path), _text(target)] for path, target in contents.links.items()}
-        for file in contents.files:
-            mode, mtime_ns = stat.S_IMODE(file.version.mode) & 0o777, file.version.mtime_ns
-            lines[file.path] = ["f", _text(file.path), mode, mtime_ns, files[file]]
+        for path, version in contents.files.items():
+            lines[path] = ["f", _text(path), version.mode & 0o777, version.mtime_ns, files[path]]
         for path, ids in history.items():
             lines[path] = ["f", _text(path), _GIT_MODE, None, ids]
         return [self._part([lines[path] for path in paths]) for paths in _cut(sorted(lines))]
@@ -39,10 +39,12 @@ class Listing:
         places = self._places
         for line in lines:
             if line[0] == "f":
-                found = [places[each] for each in line[4]]  # type: ignore[attr-defined]
-                line[4] = [[numbers.setdefault(pack, len(numbers)), *where] for pack, *where in found]
+                line[4] = [
+                    (numbers.setdefault(pack, len(numbers)), at, length, size)
+                    for pack, at, length, size in map(places.__getitem__, line[4])  # type: ignore[call-overload]
+                ]
         self.packs |= numbers.keys()
-        return json.dumps([[*numbers], *lines], separators=(",", ":")).encode()
+        return _encode([[*numbers], *lines])
 
 
 def _cut(paths: list[bytes]) -> Iterator[list[bytes]]:
@@ -59,3 +61,11 @@ def _cut(paths: list[bytes]) -> Iterator[list[bytes]]:
 
 def _text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
+
+
+def _encode(part: object) -> bytes:
+    """JSON; quickly, where all names are text."""
+    try:
+        return to_json(part)
+    except ValueError:
+        return json.dumps(part, separators=(",", ":")).encode()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from runyard.records.snapshots import CONTENT_BYTES
-from runyard.snapshot.checkout import File, Version, unreadable
+from runyard.snapshot.checkout import Version, unreadable
 
 
 class Changed(Exception):
@@ -15,9 +15,8 @@ class Changed(Exception):
         self.path = path
 
 
-def read_contents(top: bytes, file: File) -> Iterator[bytes]:
+def read_contents(top: bytes, path: bytes, version: Version) -> Iterator[bytes]:
     """The file in pieces of `CONTENT_BYTES`. Raises Changed (then what came is worth nothing), Forbidden."""
-    path, version = file
     try:
         # not blocking: what was a file a moment ago may be a FIFO now
         fd = os.open(os.path.join(top, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -41,14 +40,6 @@ def read_contents(top: bytes, file: File) -> Iterator[bytes]:
         raise unreadable(path, error) from error
     finally:
         os.close(fd)
-
-
-def is_same(top: bytes, file: File) -> bool:
-    """Whether the file still is what it was."""
-    try:
-        return Version.of(os.lstat(top + b"/" + file.path)) == file.version
-    except OSError:
-        return False
 
 
 def _read_whole(fd: int, size: int) -> bytes:

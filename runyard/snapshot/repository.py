@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import socket
 import subprocess
 import time
@@ -85,7 +86,15 @@ def find_repository(folder: Path) -> Repository:
     """The checkout around ``folder``. Raises NotFound, InvalidRequest (no checkout), GitFailed."""
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", remedy="--local takes the folder of a git checkout.")
-    done = run_git(folder, "rev-parse", "--is-inside-work-tree")
+    # words that it does not know git repeats: a line of our own ends each path, which may have several lines
+    end = f"--end-{secrets.token_hex(8)}"
+    asked = ("--show-toplevel", end, "--absolute-git-dir", end, "--git-common-dir", end)
+    done = run_git(folder, "rev-parse", "--is-inside-work-tree", *asked)
+    if done.stdout.startswith(b"false"):
+        raise InvalidRequest(
+            f"{folder.absolute()} is a git repository without a work tree: there is nothing to run",
+            remedy="Name the folder of a checkout; `git worktree add` makes one of a bare repository.",
+        )
     if done.returncode:
         if b"not a git repository" in done.stderr:
             raise InvalidRequest(
@@ -94,13 +103,9 @@ def find_repository(folder: Path) -> Repository:
                 "What git ignores is left out of a direct run, which needs git to say what that is.",
             )
         raise _failed(("rev-parse",), done)
-    if done.stdout.strip() != b"true":
-        raise InvalidRequest(
-            f"{folder.absolute()} is a git repository without a work tree: there is nothing to run",
-            remedy="Name the folder of a checkout; `git worktree add` makes one of a bare repository.",
-        )
-    top = _path(folder, "--show-toplevel")
-    return Repository(top=top, git=_path(top, "--absolute-git-dir"), common=_path(top, "--git-common-dir"))
+    found = done.stdout.removeprefix(b"true\n").split(f"\n{end}\n".encode())
+    top, git, common = (folder / os.fsdecode(path) for path in found[:3])  # an absolute one stays itself
+    return Repository(top=top, git=git, common=common.resolve())
 
 
 def run_git(folder: Path, *words: str, given: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -137,13 +142,6 @@ def _environment() -> dict[str, str]:
     """This process's, without another repository's variables: we may run in a hook."""
     kept = {name: value for name, value in os.environ.items() if not _OTHERS.fullmatch(name)}
     return {**kept, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
-
-
-def _path(folder: Path, what: str) -> Path:
-    done = run_git(folder, "rev-parse", what)
-    if done.returncode:
-        raise _failed(("rev-parse", what), done)
-    return folder / os.fsdecode(done.stdout.removesuffix(b"\n"))  # an absolute one stays itself
 
 
 def _failed(words: tuple[str, ...], done: subprocess.CompletedProcess[bytes]) -> GitFailed:

@@ -11,18 +11,19 @@ while the next is made, so that three packs are in memory at most, whatever the 
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from runyard.errors import Conflict
 from runyard.records import snapshots
 from runyard.records.snapshots import CONTENT_BYTES, Manifest, Pack, Packer, PackFacts
-from runyard.snapshot.checkout import Contents, File, list_checkout
+from runyard.snapshot.checkout import Contents, Version, find_change, list_checkout
 from runyard.snapshot.history import History, read_history, read_objects
 from runyard.snapshot.listing import Listing
 from runyard.snapshot.memory import Memory
-from runyard.snapshot.reading import Changed, is_same, read_contents
+from runyard.snapshot.reading import Changed, read_contents
 from runyard.snapshot.repository import Repository, find_repository
 from runyard.spec.plan import Snapshot
 from runyard.store.base import ObjectStore
@@ -59,7 +60,7 @@ class _Taking:
         self._top = os.fsencode(repository.top)
         self._memory = Memory()
         self._uuid, self._token = "", snapshots.new_token()
-        self._files: dict[File, list[str]] = {}  # their contents
+        self._files: dict[bytes, list[str]] = {}  # their contents, as they are in this round
         self._history: dict[bytes, list[str]] = {}  # the same, of the copy's `.git`
         self._absent: set[bytes] = set()  # objects that the repository does not have, or that are too large
         self._packs: dict[str, int] = {}  # those in the store that the run refers to, with their size in bytes
@@ -74,7 +75,7 @@ class _Taking:
             began_ns = time.time_ns()
             contents, history = await self._look(ignored=ignored)
             await self._store_contents(contents.files, history)
-            changed = self._changed or await asyncio.to_thread(self._find_changed, contents.files)
+            changed = self._changed or await asyncio.to_thread(find_change, self._top, contents.files)
             if changed is None:
                 break
         else:
@@ -83,7 +84,7 @@ class _Taking:
                 remedy="Stop what writes it, or let git ignore it; then start again.",
             )
         taken = await self._finish(contents, history)
-        if not await asyncio.to_thread(self._remember, contents.files, history, began_ns):
+        if not await asyncio.to_thread(self._remember, contents, history, began_ns):
             taken.notes.append(
                 f"{repository.git} cannot be written: the next snapshot will read and send all again"
             )
@@ -101,33 +102,27 @@ class _Taking:
         history.add_index(contents.index)
         return contents, history
 
-    async def _store_contents(self, files: list[File], history: History) -> None:
+    async def _store_contents(self, files: Mapping[bytes, Version], history: History) -> None:
         """Bring what is not there yet to the store."""
         self._changed = None
         for path in history.texts:  # an earlier round may have seen another HEAD
             self._history.pop(path, None)
-        self._recall(files, history)
+        self._files = self._memory.contents_of(files)
+        self._history = self._memory.contents_of_objects(history.objects) | self._history
         while True:
             # again after reading, which may find contents in packs that no note had named: gone, or too many
-            used = [each for ids in (*self._files.values(), *self._history.values()) for each in ids]
+            used = set(chain.from_iterable((*self._files.values(), *self._history.values())))
             self._memory.forget(snapshots.merge(self._memory.places, used))
             await self._confirm(used)
-            self._files = {file: ids for file, ids in self._files.items() if self._memory.has(ids)}
-            self._history = {path: ids for path, ids in self._history.items() if self._memory.has(ids)}
+            if lost := used - self._memory.places.keys():
+                self._files = {path: ids for path, ids in self._files.items() if lost.isdisjoint(ids)}
+                self._history = {path: ids for path, ids in self._history.items() if lost.isdisjoint(ids)}
             paths = (history.texts.keys() | history.objects.keys()) - self._absent
-            if self._changed or (paths <= self._history.keys() and self._files.keys() >= set(files)):
+            if self._changed or (paths <= self._history.keys() and files.keys() <= self._files.keys()):
                 return
             await self._send_all(self._pack(files, history))
 
-    def _recall(self, files: list[File], history: History) -> None:
-        for file in files:
-            if file not in self._files and (ids := self._memory.contents_of(file)) is not None:
-                self._files[file] = ids
-        for path in history.objects:
-            if path not in self._history and (ids := self._memory.contents_of_object(path)) is not None:
-                self._history[path] = ids
-
-    async def _confirm(self, contents: Iterable[str]) -> None:
+    async def _confirm(self, contents: Collection[str]) -> None:
         """Refer to the packs that these contents are in; those that are not in the store are forgotten."""
         places = self._memory.places
         packs = {places[each].pack for each in contents if each in places} - self._packs.keys()
@@ -135,7 +130,7 @@ class _Taking:
         self._packs |= there
         self._memory.forget(packs - there.keys())
 
-    def _pack(self, files: list[File], history: History) -> Iterator[Pack]:
+    def _pack(self, files: Mapping[bytes, Version], history: History) -> Iterator[Pack]:
         """Read what has no place yet. A file that changes meanwhile is noted, and the rest read all the same."""
         packer = Packer(self._memory.places, self._token)
         for path, text in history.texts.items():
@@ -148,15 +143,16 @@ class _Taking:
         for name, loose in read_objects(self._repository, unread):
             self._history[unread[name]] = _add(packer, loose)
         self._absent |= {path for path in unread.values() if path not in self._history}
-        for file in files:
-            if file not in self._files:
+        for path, version in files.items():
+            if path not in self._files:
                 ids = []
                 try:
-                    for content in read_contents(self._top, file):
+                    for content in read_contents(self._top, path, version):
                         ids.append(packer.add(content))
                         if packer.full and (pack := packer.close()):
                             yield pack
-                    self._files[file] = ids
+                    self._files[path] = ids
+                    self._memory.note(path, version, ids)
                 except Changed as error:
                     self._changed = error.path
         if pack := packer.close():
@@ -182,9 +178,6 @@ class _Taking:
         # an error that was caught on the way may hold this frame until Python's next search for cycles
         pack.pieces.clear()
 
-    def _find_changed(self, files: list[File]) -> bytes | None:
-        return next((file.path for file in files if not is_same(self._top, file)), None)
-
     async def _finish(self, contents: Contents, history: History) -> Taken:
         """The listing and the manifest."""
         listing = Listing(self._memory.places)
@@ -196,7 +189,8 @@ class _Taking:
         places = [self._memory.places[each] for each in ids]
         packs = sorted(listing.packs | {place.pack for place in places})
         numbers = {pack: number for number, pack in enumerate(packs)}
-        changed, size = history.changed + contents.untracked, sum(file.version.size for file in contents.files)
+        changed = history.changed + contents.untracked
+        size = sum(version.size for version in contents.files.values())
         manifest = snapshots.encode_manifest(
             Manifest(
                 packs=[PackFacts(id=pack, size=self._packs[pack]) for pack in packs],
@@ -221,11 +215,15 @@ class _Taking:
         wanted = history.texts.keys() | history.objects.keys()
         return {path: ids for path, ids in self._history.items() if path in wanted}
 
-    def _remember(self, files: list[File], history: History, began_ns: int) -> bool:
+    def _remember(self, contents: Contents, history: History, began_ns: int) -> bool:
         objects = {path: ids for path in history.objects if (ids := self._history.get(path)) is not None}
-        known = {file: self._files[file] for file in files}
         return self._memory.save(
-            self._repository.git, files=known, objects=objects, used=self._packs, began_ns=began_ns
+            self._repository.git,
+            files=contents.files,
+            contents=self._files,
+            objects=objects,
+            used=self._packs,
+            began_ns=began_ns,
         )
 
 

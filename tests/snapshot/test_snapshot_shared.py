@@ -32,7 +32,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def settle(folder: Path) -> None:
     """As if all of it had been written long ago: what is younger than the clock's tick is read again."""
-    note = folder / ".git/runyard/snapshot.json"
+    note = folder / ".git/runyard/snapshot"
     assert note.exists()
     old = 1_600_000_000
     for path in folder.rglob("*"):
@@ -98,9 +98,13 @@ async def test_a_change_in_the_same_moment_is_seen(scene: Scene, tmp_path: Path)
 
 async def test_notes_that_cannot_be_read_are_as_good_as_none(scene: Scene, checkout: Path) -> None:
     await scene.take(checkout)
-    note = checkout / ".git/runyard/snapshot.json"
-    for text in ("", "{", "[]", '{"version": 1}', '{"version": 1, "packs": [["x", 1]], "contents": [[1]]}'):
-        note.write_text(text)
+    note = checkout / ".git/runyard/snapshot"
+    kept = note.read_bytes()
+    damaged = bytearray(kept)
+    damaged[len(kept) // 2] ^= 1
+    older = kept.replace(b'"format": 2', b'"format": 1', 1)
+    for data in (b"", b"{", b"[]\n", b'{"format": 2}\n', kept[:-1], kept.partition(b"\n")[0], damaged, older):
+        note.write_bytes(data)
         taken = await scene.take(checkout, run_id="run-2")
         assert taken.sent > 2_000_000, "all of it"
 
