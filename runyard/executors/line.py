@@ -26,6 +26,7 @@ class Place:
         self.owner = owner
         self.number = 0
         self.is_first = asyncio.Event()
+        self._waits = False
 
     async def first(self) -> None:
         """Wait until nobody has precedence. Ask again after each other wait: somebody urgent may have come."""
@@ -35,13 +36,29 @@ class Place:
         """It got what it waited for: this was its owner's turn."""
         self._line.serve(self.owner)
 
+    def step_out(self) -> None:
+        """It is served: the next one need not wait until it has in its hands what it waited for."""
+        self.serve()
+        self._leave()
+
+    def step_back(self) -> None:
+        """It did not get it after all, and is first again."""
+        self._waits = True
+        self._line.enter_again(self)
+
     async def __aenter__(self) -> Self:
+        self._waits = True
         self._line.enter(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._waits:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._waits = False
         self._line.leave(self)
 
 
@@ -62,6 +79,12 @@ class Line:
         place.number = next(self._numbers)
         self._clocks[place.owner] = max(self._clocks.get(place.owner, 0), self._now)
         self._waiting.setdefault(place.priority, {}).setdefault(place.owner, deque()).append(place)
+        self._choose()
+
+    def enter_again(self, place: Place) -> None:
+        """Where it was, as if it had not been served."""
+        self._clocks[place.owner] = max(0, self._clocks.get(place.owner, self._now + 1) - 1)
+        self._waiting.setdefault(place.priority, {}).setdefault(place.owner, deque()).appendleft(place)
         self._choose()
 
     def leave(self, place: Place) -> None:

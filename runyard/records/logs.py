@@ -119,8 +119,8 @@ async def seal(
     segments: dict[Log, list[Segment]] = defaultdict(list)
     async for segment in list_segments(store, task_id, attempt):
         segments[segment.log].append(segment)
-    # after the listing: who seals deletes segments only then, so that one of the two looks sees it
-    sealed = await load_seal(store, task_id, attempt)
+    # after the listing: who seals deletes segments only then. Where there are none, to write the seal is the look
+    sealed = await load_seal(store, task_id, attempt) if segments else None
     if sealed is None:
         made = await _compact(store, task_id, attempt, segments, manifest=manifest, end=end, setup=setup)
         sealed = await _write(store, made)

@@ -91,14 +91,11 @@ class Room:
                 await place.first()
             self._freed.clear()
             try:
-                made = await self._try(make, shape, insist=insist)
+                return await self._try(make, shape, place, insist=insist)
             except NoRoom as error:
                 report(_waits(str(error)))
                 if woken and error.short is not None:  # the quota hears of it a little later than we
                     pause_s = _SOON_S
-            else:
-                place.serve()
-                return made
             limit_s = _RARELY_S if self._usage.sure else pause_s
             try:
                 await asyncio.wait_for(self._freed.wait(), limit_s * random.uniform(0.8, 1.2))
@@ -107,8 +104,14 @@ class Room:
                 insist, woken = True, False
                 pause_s = min(pause_s * 2, _LOOK_MAX_S)
 
-    async def _try(self, make: Callable[[], Awaitable[T]], shape: str, *, insist: bool = False) -> T:
-        """``insist``: whatever is known of quotas, since it may be wrong."""
+    async def _try(
+        self, make: Callable[[], Awaitable[T]], shape: str, place: Place | None = None, *, insist: bool = False
+    ) -> T:
+        """``insist``: whatever is known of quotas, since it may be wrong.
+
+        Who is first in line and finds room lets the next one look while its pod is being made, as long as it is
+        known how much room that takes: two pods that went at one moment are then followed by two at one moment.
+        """
         if self._slots is not None:
             used = self._live() + self._making
             if used >= self._slots:
@@ -116,15 +119,23 @@ class Room:
         if not insist and (lacking := self._usage.lacks(shape)):
             raise NoRoom(lacking)
         self._making += 1
+        ahead = place is not None and self._usage.sure and not insist
         try:
             with self._usage.making(shape):
-                return await make()
+                if ahead and place is not None:
+                    place.step_out()
+                made = await make()
         except NoRoom as error:
             if error.short is not None:
                 self._usage.refused(shape, error.short)
+            if ahead and place is not None:
+                place.step_back()
             raise
         finally:
             self._making -= 1
+        if not ahead and place is not None:
+            place.serve()
+        return made
 
 
 def _waits(why: str) -> Progress:
