@@ -48,6 +48,9 @@ workflow is told, so that the number can change without breaking the replay of r
 TIMERS = 500
 """A timer with a name is for people; thousands of them would fill a history, and the next execution's again."""
 
+GATHERS_MS = 1_000
+"""Long enough that one activity confirms many, short enough for a pod whose fetch died before its delete."""
+
 CLOSING_MS = 150
 """A question that meets an execution in its last workflow task is answered by a replay of all of it, seconds of
 the worker's time. So the end is announced: this is longer than it takes to look at a memo and to ask."""
@@ -97,6 +100,7 @@ class RunActivities:
             history_bytes=HISTORY_BYTES,
             timers=TIMERS,
             closing_ms=CLOSING_MS,
+            gathers_ms=GATHERS_MS,
             leaves_view=True,
             restart_of=run.restart_of,
             header=index.header,
@@ -146,10 +150,11 @@ class RunActivities:
         """Keep the result beside the plan: it outlives Temporal's retention."""
         run = record.run
         about(run=run.id)
-        await write_result(self._store, run)
-        self._metrics.run(run.result)
-        log.info("run ended", extra={"result": run.result, "cause": run.cause})
-        await self._spans.run(run, until=datetime.now(UTC))
+        async with Pulse():
+            await write_result(self._store, run)
+            self._metrics.run(run.result)
+            log.info("run ended", extra={"result": run.result, "cause": run.cause})
+            await self._spans.run(run, until=datetime.now(UTC))
 
 
 def _make_plan(prepare: PrepareRun, whole: RunRequest, earlier: Earlier | None) -> Plan:

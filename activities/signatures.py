@@ -53,6 +53,7 @@ class PreparedRun(Model):
     history_bytes: int = 4 << 20
     timers: int = 0  # so many waits have a timer of their own, all others share one; 0 = each has its own
     closing_ms: int = 0  # an execution says so long before its end that it ends; 0 = it does not
+    gathers_ms: int = 0  # deletes that fetches have begun are confirmed together after so long; 0 = each at once
     leaves_view: bool = False  # and leaves a view of the run for those who ask before the next one can answer
     header: int  # length in bytes of the RunPlan at the start of the stored plan
     tasks: list[GraphTask]

@@ -20,12 +20,10 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 
 with workflow.unsafe.imports_passed_through():
     from activities.signatures import (
-        DELETE_TASK,
         LEAVE_VIEW,
         PREPARE_RUN,
         RECORD_RUN,
         DeleteTask,
-        DeleteTasks,
         PreparedRun,
         PrepareRun,
         RecordRun,
@@ -36,13 +34,13 @@ with workflow.unsafe.imports_passed_through():
         WORKFLOW,
         Passing,
         RunResult,
-        executor_queue,
     )
     from runyard.temporal import CLOSING, FAILED_TASKS, GROUP, OWNER, PROJECT, STAGE, TASKS, TRIGGER
     from workflows.board import Board
+    from workflows.deletes import Deletes
     from workflows.details import current_details
     from workflows.messages import RunMessages
-    from workflows.state import Carried, Deleting, TaskRecord
+    from workflows.state import Carried, TaskRecord
     from workflows.task import FOR_EVER, HEARTBEAT, INFRASTRUCTURE, Driver
     from workflows.turn import Turn
     from workflows.waits import Waits
@@ -62,12 +60,6 @@ LONG_EVENTS = 1_000
 
 PREPARE_HEARTBEAT = timedelta(seconds=10)
 """A worker that dies while it reads a run file delays the run by so much."""
-
-DELETE_AT_ONCE = 50
-"""So many pods at most are deleted by one activity."""
-
-DELETES = 100
-"""So many deletes at most are under way: at 2,000 activities of all kinds a run would be stuck, without a word."""
 
 SHOWN_FILE = 16 << 10
 """A run file of more characters is not carried from execution to execution."""
@@ -96,8 +88,7 @@ class RunWorkflow(RunMessages):
         self._turn = Turn(self, over=carried is not None)
         self._drivers: dict[str, Driver] = {}
         self._line: deque[Driver] = deque()  # those that wait for room to try again
-        self._to_delete: deque[DeleteTask] = deque()
-        self._deletes = 0  # under way
+        self._deletes = Deletes(self, spawn=self._spawn)
         self._recording = False
         self._calm = False  # the time to let short tasks end is over
         self._resumed = 0  # what waited when this execution began, with a timer each: no reason to begin anew
@@ -186,7 +177,7 @@ class RunWorkflow(RunMessages):
         for name in self.board.graph.in_flight:
             self._drive(self.board.records[name])
         for each in carried.deleting:
-            self._delete_in_time(each)
+            self._deletes.add_in_time(each)
         self._resumed = sum(not driver.active for driver in self._drivers.values())
         self._resumed += sum(each.due_ms > 0 for each in carried.deleting)
         if self.board.prepared.timers:
@@ -199,7 +190,7 @@ class RunWorkflow(RunMessages):
         board = self.board
         while True:
             self._start_ready()
-            self._start_deletes()
+            self._deletes.start(all_=board.graph.done)
             self._refresh_details()
             if board.graph.done and not board.recorded and not self._recording:
                 self._recording = True
@@ -220,8 +211,13 @@ class RunWorkflow(RunMessages):
                 raise self._bug
 
     def _is_long(self) -> bool:
+        """Whether the run has to go on in a new execution.
+
+        Not once it is cancelled: only the execution that was told so can end Cancelled. What is left to do then
+        fits in: nothing new starts, and of what waits nobody needs an event.
+        """
         info, prepared = workflow.info(), self.board.prepared
-        return (
+        return not self.board.hurry and (
             info.get_current_history_length() >= prepared.history_events + self._resumed
             or info.get_current_history_size() >= prepared.history_bytes
         )
@@ -234,8 +230,8 @@ class RunWorkflow(RunMessages):
         """
         self._calm = False
         self._spawn(self._end_calm())
-        while not self._calm and (self._in_flight() or self._deletes or self._to_delete):
-            self._start_deletes()
+        while not self._calm and (self._in_flight() or self._deletes.open):
+            self._deletes.start(all_=True)
             self._woken = False
             await workflow.wait_condition(lambda: self._woken)
             if self._bug is not None:
@@ -339,6 +335,9 @@ class RunWorkflow(RunMessages):
 
     # what drivers ask of their run
 
+    def wake(self) -> None:
+        self._woken = True
+
     def changed(self) -> None:
         self._woken = True
         self._details_due = True
@@ -356,56 +355,8 @@ class RunWorkflow(RunMessages):
             self._active = sum(driver.active for driver in self._drivers.values())
         return self._active
 
-    def delete(self, request: DeleteTask, *, after_s: float) -> None:
-        now_ms = self.board.clock.ms(workflow.now())
-        due_ms = now_ms + round(after_s * 1000) if after_s > 0 and self.board.stop is None else 0
-        self._delete_in_time(Deleting(request=request, due_ms=due_ms))
-
-    def _delete_in_time(self, each: Deleting) -> None:
-        self.board.deleting[each.request.attempt.task, each.request.attempt.attempt] = each
-        if each.due_ms:
-            self._spawn(self._keep(each))
-        else:
-            self._to_delete.append(each.request)
-            self._woken = True
-
-    async def _keep(self, each: Deleting) -> None:
-        board, task = self.board, each.request.attempt.task
-        left_ms = max(1, each.due_ms - board.clock.ms(workflow.now()))
-        await self.waits.until(
-            lambda: board.hurry or board.stop is not None,
-            left=timedelta(milliseconds=left_ms),
-            summary=f"pod of {task} is kept for a look",
-        )
-        self._delete_in_time(each.model_copy(update={"due_ms": 0}))
-
-    def _start_deletes(self) -> None:
-        """One activity for all pods that may go now: those whose fetches ended since the last look."""
-        while self._to_delete and self._deletes < DELETES:
-            number = min(len(self._to_delete), DELETE_AT_ONCE)
-            self._deletes += 1
-            self._spawn(self._delete([self._to_delete.popleft() for _ in range(number)]))
-
-    async def _delete(self, batch: list[DeleteTask]) -> None:
-        first = batch[0].attempt
-        more = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
-        try:
-            await workflow.execute_activity(
-                DELETE_TASK,
-                DeleteTasks(tasks=batch),
-                activity_id=f"delete {first.task} #{first.attempt}",
-                task_queue=executor_queue(self.board.prepared.executor),
-                start_to_close_timeout=timedelta(minutes=10),
-                heartbeat_timeout=HEARTBEAT,
-                retry_policy=INFRASTRUCTURE,
-                summary=f"{first.task[:80]}{more}",
-            )
-        except ActivityError as error:  # one that no further try mends: left to the cleanup, the run goes on
-            workflow.logger.warning("pods of %s%s cannot be deleted: %s", first.task, more, error.cause)
-        for request in batch:
-            del self.board.deleting[request.attempt.task, request.attempt.attempt]
-        self._deletes -= 1
-        self._woken = True
+    def delete(self, request: DeleteTask, *, after_s: float, begun: bool = False) -> None:
+        self._deletes.add(request, after_s=after_s, begun=begun)
 
     # the end
 
@@ -417,6 +368,7 @@ class RunWorkflow(RunMessages):
             task_queue=RUNS_QUEUE,
             start_to_close_timeout=timedelta(minutes=5),
             schedule_to_close_timeout=FOR_EVER,
+            heartbeat_timeout=HEARTBEAT,
             retry_policy=INFRASTRUCTURE,
             summary="keep the result",
         )

@@ -60,8 +60,8 @@ class Run(Protocol):
     def ask_for_room(self, driver: "Driver") -> None:
         """Have ``driver.admitted`` set when one more task may be in flight, first come, first served."""
 
-    def delete(self, request: DeleteTask, *, after_s: float) -> None:
-        """Have a pod deleted; the run closes when that is confirmed."""
+    def delete(self, request: DeleteTask, *, after_s: float, begun: bool = False) -> None:
+        """Have a pod deleted, or that confirmed where its fetch has ``begun`` it; the run closes after that."""
 
 
 class Driver:
@@ -127,7 +127,8 @@ class Driver:
             self._set("running")
         end = await self._fetch(attempt)
         keep_s = self.node.keep_failed_for_s if end.status == "failed" else 0
-        self.run.delete(DeleteTask(attempt=attempt, pod=record.pod), after_s=keep_s)
+        request = DeleteTask(attempt=attempt, pod=record.pod)
+        self.run.delete(request, after_s=keep_s, begun=end.status == "success")
         return end
 
     async def _schedule(self, attempt: TaskAttempt) -> ScheduledTask | TaskEnd:

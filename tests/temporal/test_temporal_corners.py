@@ -283,8 +283,8 @@ async def test_a_wait_in_the_queue_has_its_own_timeout_and_log(client: Client, s
 
 
 async def test_deletes_have_a_limit_too(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.run.DELETES", 1)
-    monkeypatch.setattr("workflows.run.DELETE_AT_ONCE", 2)
+    monkeypatch.setattr("workflows.deletes.UNDER_WAY", 1)
+    monkeypatch.setattr("workflows.deletes.AT_ONCE", 2)
     handle = await yard.start(file(*[task(f"t{n}", "true") for n in range(30)]))
     assert (await handle.result()).counts == {"success": 30}
     assert await pods(yard) == 0
