@@ -132,7 +132,7 @@ def team(used: int, hard: int, **spec: object) -> dict[str, Any]:
 
 
 async def known(*quotas: dict[str, Any]) -> Usage:
-    usage = Usage(cast(Api, Quotas(*quotas)), changed=lambda: None)
+    usage = Usage(cast(Api, Quotas(*quotas)), changed=lambda: None, live=lambda: 0)
     await usage.begin()
     return usage
 
@@ -159,7 +159,7 @@ async def test_the_first_pod_of_a_shape_is_asked_for_in_any_case() -> None:
 
 async def test_news_of_one_pod_do_not_hide_another_that_is_under_way() -> None:
     quotas, heard = Quotas(team(0, 2)), asyncio.Event()
-    usage = Usage(cast(Api, quotas), changed=heard.set)
+    usage = Usage(cast(Api, quotas), changed=heard.set, live=lambda: 0)
     await usage.begin()
     with usage.making("any"):
         with usage.making("any"):

@@ -102,7 +102,7 @@ class KubernetesExecutor:
                     namespace=self.namespace,
                     metrics=self._metrics,
                 )
-                usage = Usage(api, changed=lambda: room.look_again())
+                usage = Usage(api, changed=lambda: room.look_again(), live=lambda: watch.live())
                 room = Room(self._slots, lambda: watch.live(), usage)
                 watch = Watch(api, freed=room.look_again, gone=usage.doubt)
                 watch.start()

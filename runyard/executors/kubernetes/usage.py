@@ -52,18 +52,24 @@ class _Quota:
 
 @dataclass(eq=False)
 class _Pod:
-    """One that is asked for, or was made just now. ``told``: the quotas whose use is known to count it."""
+    """One that is asked for, or was made just now. ``told``: the quotas whose use seems to count it.
+
+    As long as it is not ``answered`` that may be another one's: a quota's controller may have forgotten a pod that
+    was made a moment ago, and count it only now.
+    """
 
     shape: str
     told: set[str] = field(default_factory=set)
+    answered: bool = False
 
 
 class Usage:
-    """``changed`` is called when the use of a quota is another one."""
+    """``changed`` is called when the use of a quota is another one. ``live`` tells how many pods are alive."""
 
-    def __init__(self, api: Api, *, changed: Callable[[], None]) -> None:
+    def __init__(self, api: Api, *, changed: Callable[[], None], live: Callable[[], int]) -> None:
         self._api = api
         self._changed = changed
+        self._live_pods = live
         self._quotas: dict[str, _Quota] = {}
         self._asked: dict[str, dict[str, Mapping[str, str]]] = {}  # shape → quota → what a pod asks of it
         self._known: set[str] = set()  # shapes of which a pod was admitted, or had to wait
@@ -111,8 +117,13 @@ class Usage:
         return quota.asked(self._asked.get(shape, {}).get(name, {}))
 
     def _has_room(self, name: str, quota: _Quota, requested: Mapping[str, str]) -> bool:
-        """Besides those that it does not count yet."""
-        others = [self._asks(pod.shape, name, quota) for pod in self._pods if name not in pod.told]
+        """Besides those that it does not count yet. Its controller may forget one that was made just now."""
+        asked = sum(not pod.answered for pod in self._pods)
+        limits = [quota.limited[what] for what in _ONE_POD if what in quota.limited and not quota.scoped]
+        if any(exceeds([str(self._live_pods() + asked + 1)], limit) for limit in limits):
+            return False
+        uncounted = [pod for pod in self._pods if not pod.answered or name not in pod.told]
+        others = [self._asks(pod.shape, name, quota) for pod in uncounted]
         return not any(
             exceeds(
                 [amount, quota.used.get(what, "0"), *(other.get(what, "0") for other in others)],
@@ -131,7 +142,9 @@ class Usage:
         except BaseException:
             self._pods.remove(pod)
             raise
+        pod.answered = True
         self._know(shape)
+        self._changed()
         asyncio.get_running_loop().call_later(_TOLD_S, self._told_by_now, pod)
 
     def _told_by_now(self, pod: _Pod) -> None:
