@@ -101,3 +101,31 @@ async def test_who_gives_up_is_passed_over() -> None:
         here.cancel(1)
         await asyncio.sleep(0)
         assert await here.give(1) == ["c"]
+
+
+async def test_who_steps_out_lets_the_next_one_look_and_steps_back_to_the_head() -> None:
+    line = Line()
+    async with (
+        line.place(priority=3, owner="a") as first,
+        line.place(priority=3, owner="b") as other,
+        line.place(priority=3, owner="a") as second,
+    ):
+        first.step_out()
+        assert [place.is_first.is_set() for place in (first, other, second)] == [False, True, False]
+        first.step_back()
+        assert [place.is_first.is_set() for place in (first, other, second)] == [True, False, False]
+        first.step_out()
+        other.step_out()
+        assert second.is_first.is_set()
+    async with line.place(priority=3, owner="c") as last:  # nobody is left in it
+        assert last.is_first.is_set()
+
+
+async def test_who_steps_back_into_an_empty_line_is_first_and_not_served() -> None:
+    line = Line()
+    async with line.place(priority=3, owner="a") as first:
+        first.step_out()
+        async with line.place(priority=3, owner="b") as other:
+            assert other.is_first.is_set()
+            first.step_back()
+            assert first.is_first.is_set()

@@ -157,6 +157,25 @@ async def test_the_first_pod_of_a_shape_is_asked_for_in_any_case() -> None:
     await usage.close()
 
 
+async def test_a_pod_that_the_quotas_controller_has_forgotten_counts_all_the_same() -> None:
+    """It counts what it has heard of, which a pod of a moment ago may not be: then its use falls too far."""
+    quotas, heard, living = Quotas(team(2, 2)), asyncio.Event(), [2]
+    usage = Usage(cast(Api, quotas), changed=heard.set, live=lambda: living[0])
+    await usage.begin()
+    with usage.making("any"):
+        pass
+    heard.clear()
+    quotas.news.put_nowait(team(0, 2))
+    await heard.wait()
+    assert usage.lacks("any") == "others are before it"
+    living[0] = 1
+    heard.clear()
+    quotas.news.put_nowait(team(1, 2))
+    await heard.wait()
+    assert usage.lacks("any") == ""
+    await usage.close()
+
+
 async def test_news_of_one_pod_do_not_hide_another_that_is_under_way() -> None:
     quotas, heard = Quotas(team(0, 2)), asyncio.Event()
     usage = Usage(cast(Api, quotas), changed=heard.set, live=lambda: 0)

@@ -120,9 +120,21 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
     "restarted": ({"tasks": RESTARTED}, nothing),
     "continued": ({"tasks": CHAINS}, nothing),  # before executions announced their end
     "announced": ({"tasks": CHAINS}, nothing),  # before they left a view of the run for that moment
-    "left": ({"tasks": CHAINS}, nothing),
+    "left": ({"tasks": CHAINS}, nothing),  # before deletes that fetches have begun were confirmed together
+    "gathered": (  # some confirmed after a moment, some when the run had nothing else to do
+        {
+            "tasks": [
+                task("a", "true"),
+                task("b", "sleep 1.5"),
+                task("c", "exit 1"),
+                task("d", "true", depends=["b"]),
+            ]
+        },
+        nothing,
+    ),
+    "gathered_left": ({"tasks": CHAINS}, nothing),
 }
-LONG = ("continued", "announced", "left", "restarted")
+LONG = ("continued", "announced", "left", "gathered_left", "restarted")
 
 
 GROUP = "/project/recorded/branch/main"

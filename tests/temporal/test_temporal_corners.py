@@ -290,6 +290,27 @@ async def test_deletes_have_a_limit_too(yard: Yard, monkeypatch: pytest.MonkeyPa
     assert await pods(yard) == 0
 
 
+async def test_pods_of_successes_go_with_their_fetches_and_are_confirmed_together(yard: Yard) -> None:
+    """While others go on, and by few activities; those of failures at once."""
+    quick = [task(f"t{n}", "true") for n in range(20)]
+    handle = await yard.start(file(*quick, task("bad", "exit 1", ignore_failure=True), task("long", "sleep 4")))
+    for name in [*(f"t{n}" for n in range(20)), "bad"]:
+        await until(yard, handle, name, "failed" if name == "bad" else "success")
+    while await pods(yard) > 1:
+        await asyncio.sleep(0.02)
+    assert tasks(await yard.view(handle))["long"].status == "running"
+    assert (await handle.result()).result == "success"
+    scheduled = [
+        event.activity_task_scheduled_event_attributes.activity_id
+        async for event in handle.fetch_history_events()
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
+    deletes = [name for name in scheduled if name.startswith("delete")]
+    assert "delete bad #1" in deletes
+    assert len(deletes) < 15  # 21 one by one; one a second at most, however slow the machine is
+    assert await pods(yard) == 0
+
+
 # continue as new
 
 
