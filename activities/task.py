@@ -83,7 +83,8 @@ class TaskActivities:
         self._metrics = metrics
         self._spans = Spans(store, traces)
         self._store_watch = StoreWatch(store, spool_bytes=executor.spool_bytes)
-        self._leaving: dict[str, asyncio.Task[Lapse]] = {}  # by uid: pods that are being deleted, or were just now
+        # pods that are being deleted, or were just now; by name too, since a uid may not be known
+        self._leaving: dict[tuple[str, str], asyncio.Task[Lapse]] = {}
         self._fault = fault
 
     @activity.defn(name=SCHEDULE_TASK)
@@ -325,12 +326,12 @@ class TaskActivities:
 
     async def _delete(self, request: DeleteTask, pulse: Pulse) -> None:
         _enter(request.attempt)
-        asked_at = pulse.now()
         if request.pod is not None:
             gone = await asyncio.shield(self._leave(request.pod, pulse))
-            self._leaving.pop(request.pod.uid, None)
+            self._leaving.pop((request.pod.name, request.pod.uid), None)
             await self._deleted(request.attempt, gone, None)
             return
+        asked_at = pulse.now()
         began = not await self._close(request.attempt)
         await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
         if end := await self._seal_unfetched(request, pulse, began=began):
@@ -342,11 +343,12 @@ class TaskActivities:
 
         The way from one activity to the next takes 40 ms, in which others wait for the pod's room.
         """
-        leaving = self._leaving.get(pod.uid)
+        key = (pod.name, pod.uid)
+        leaving = self._leaving.get(key)
         if leaving is None or (leaving.done() and (leaving.cancelled() or leaving.exception())):
             while len(self._leaving) >= LEAVING:  # theirs was confirmed by another worker
                 del self._leaving[next(iter(self._leaving))]
-            leaving = self._leaving[pod.uid] = asyncio.create_task(self._remove(pod, pulse))
+            leaving = self._leaving[key] = asyncio.create_task(self._remove(pod, pulse))
         return leaving
 
     async def _remove(self, pod: PodRef, pulse: Pulse) -> Lapse:

@@ -119,21 +119,21 @@ class Room:
         if not insist and (lacking := self._usage.lacks(shape)):
             raise NoRoom(lacking)
         self._making += 1
-        ahead = place is not None and self._usage.sure and not insist
+        ahead = place if self._usage.sure and not insist else None
         try:
             with self._usage.making(shape):
-                if ahead and place is not None:
-                    place.step_out()
+                if ahead is not None:
+                    ahead.step_out()
                 made = await make()
         except NoRoom as error:
             if error.short is not None:
                 self._usage.refused(shape, error.short)
-            if ahead and place is not None:
-                place.step_back()
+            if ahead is not None:
+                ahead.step_back()
             raise
         finally:
             self._making -= 1
-        if not ahead and place is not None:
+        if place is not None and ahead is None:
             place.serve()
         return made
 
