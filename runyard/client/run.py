@@ -92,11 +92,9 @@ class Run:
         if not self._yard.online:
             return await self._remembered()
         try:
+            if view := await self._ask():
+                return view
             description = await self._handle.describe()
-            if description.status is WorkflowExecutionStatus.RUNNING:
-                if view := await self._ask():
-                    return view
-                description = await self._handle.describe()  # it may have ended meanwhile
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND and "namespace" not in error.message.lower():
                 return await self._remembered()
