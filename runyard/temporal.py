@@ -47,6 +47,9 @@ SEARCH_ATTRIBUTES: Final[dict[str, str]] = {
 CLOSING: Final = "RunyardClosing"
 """Memo: the execution (its run id) that is about to continue as new; who has a question waits for the next one."""
 
+CREATED: Final = "RunyardCreated"
+"""Memo of a run that has continued as new: when its first execution was started."""
+
 DYNAMIC_CONFIG: Final[dict[str, str]] = {
     # a cancel reaches an activity at once instead of with its next heartbeat
     "system.enableCancelActivityWorkerCommand": "true",

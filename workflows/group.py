@@ -53,7 +53,7 @@ class GroupWorkflow:
         self._woken = True
         self._bug: BaseException | None = None
         self._saying = 0  # words under way
-        self._told: dict[str, int] = {}  # positions that runs were told
+        self._told: dict[str, tuple[int, int]] = {}  # number and position, as runs were told
         self._leaving: set[str] = set()  # superseded ones that still run
         self._news_due = False
         self._news_timer = False
@@ -121,8 +121,8 @@ class GroupWorkflow:
             self._leaving.add(run_id)
         else:
             self._forget(run_id)
-        newest = [m.entry.run_id for m in self.line.waiting() if m.entry.group == member.entry.group][-1:]
-        by = f"run {newest[0]}" if newest else "a newer run"
+        newest = self.line.newest(member.entry.group)
+        by = f"run {newest.entry.run_id}" if newest is not None else "a newer run"
         self._say(member, "superseded", f"superseded by {by} of {member.entry.group}")
 
     def _skip(self, member: Member) -> None:
@@ -148,10 +148,10 @@ class GroupWorkflow:
     # what it says
 
     def _tell_news(self) -> None:
-        """Everybody who has just come, at once; those that came nearer, every few seconds."""
+        """Who has just come or has another number, at once; those that came nearer, every few seconds."""
         order = self.line.order()
         for member in order:
-            if member.entry.run_id not in self._told:
+            if self._told.get(member.entry.run_id, (0, 0))[0] != member.place:
                 self._tell(member)
         if self._news_due and not self._news_timer and any(map(self._has_news, order[:NEAR])):
             self._news_timer = True
@@ -159,10 +159,10 @@ class GroupWorkflow:
         self._news_due = False
 
     def _has_news(self, member: Member) -> bool:
-        return self._told.get(member.entry.run_id) != self.line.position(member)
+        return self._told.get(member.entry.run_id) != (member.place, self.line.position(member))
 
     def _tell(self, member: Member) -> None:
-        self._told[member.entry.run_id] = self.line.position(member)
+        self._told[member.entry.run_id] = member.place, self.line.position(member)
         self._say(member, "waits", self.line.why(member))
 
     async def _tell_later(self) -> None:
@@ -176,7 +176,7 @@ class GroupWorkflow:
         entry = member.entry
         word = LineWord(line=entry.line, kind=kind, counter=member.place if entry.group else 0, message=message)
         if kind == "waits":
-            position = self._told[entry.run_id]
+            _, position = self._told[entry.run_id]
             word = word.model_copy(update={"position": position, "at": workflow.now()})
         self._saying += 1
         self._spawn(self._deliver(entry.run_id, word))

@@ -2,13 +2,18 @@
 
 The rules: within a group strictly by number, and as many at a time as its policy allows, the newest run's. In the
 whole line as many as its cap allows: by priority first, then by the owner who has the fewest running, then by
-number. The whole state is small and plain (LineState): it is what an execution hands on to the next.
+number. Numbers follow the order in which runs were started, not that in which they came: one whose file took
+longer to read takes the number of a later one that still waits, and that one the next. The whole state is small
+and plain (LineState): it is what an execution hands on to the next.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 from runyard.spec.group import Entry, LineState, LineView, Member, Policy, Waiting
+
+_UNTOLD = datetime.min.replace(tzinfo=UTC)
 
 
 class Line:
@@ -38,10 +43,18 @@ class Line:
             return known
         place = entry.counter or self.counter + 1
         self.counter = max(self.counter, place)
-        member = Member(entry=entry, place=place)
-        self._members[entry.run_id] = member
+        self._members[entry.run_id] = Member(entry=entry, place=place)
+        if not entry.counter:
+            self._move_up(self._members[entry.run_id])
         self._members = dict(sorted(self._members.items(), key=lambda each: each[1].place))
-        return member
+        return self._members[entry.run_id]
+
+    def _move_up(self, last: Member) -> None:
+        """Before those that were started later and wait: they and it take their places anew."""
+        moved = [m for m in self.waiting() if _age(m) > _age(last)] + [last]
+        places = sorted(m.place for m in moved)
+        for member, place in zip(sorted(moved, key=_age), places, strict=True):
+            self._members[member.entry.run_id] = member.model_copy(update={"place": place})
 
     def leave(self, run_id: str) -> None:
         """It has ended, or does not want its turn any more."""
@@ -63,8 +76,12 @@ class Line:
 
     def policy(self, group: str) -> Policy:
         """The newest run's: what was said last holds."""
-        newest = next((m for m in reversed(self._members.values()) if m.entry.group == group), None)
+        newest = self.newest(group)
         return newest.entry.policy if newest is not None else Policy()
+
+    def newest(self, group: str) -> Member | None:
+        """The run of the group that was started last."""
+        return max((m for m in self._members.values() if m.entry.group == group), key=_age, default=None)
 
     def before(self, member: Member) -> list[Member]:
         """Those of its group that came earlier."""
@@ -72,9 +89,9 @@ class Line:
 
     def superseded(self) -> list[Member]:
         """Those whose place a newer run of their group has taken."""
-        newest = {m.entry.group: m for m in self._members.values() if m.entry.group}
+        newest = {m.entry.group: m for m in sorted(self._members.values(), key=_age) if m.entry.group}
         taking = [m for m in newest.values() if m.entry.policy.kind == "cancel-superseded"]
-        return [older for member in taking for older in self.before(member)]
+        return [older for member in taking for older in self._group(member.entry.group) if older is not member]
 
     def skipped(self) -> list[Member]:
         """Those that do not want to wait, and would have to."""
@@ -151,6 +168,11 @@ class Line:
             if left > 0:
                 room[group] = left - 1
                 yield member
+
+
+def _age(member: Member) -> tuple[datetime, int]:
+    """The older, the smaller: by its start, else by its number."""
+    return member.entry.started_at or _UNTOLD, member.place
 
 
 def _waiting(member: Member) -> Waiting:

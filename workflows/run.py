@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
         Passing,
         RunResult,
     )
-    from runyard.temporal import CLOSING, FAILED_TASKS, GROUP, OWNER, PROJECT, STAGE, TASKS, TRIGGER
+    from runyard.temporal import CLOSING, CREATED, FAILED_TASKS, GROUP, OWNER, PROJECT, STAGE, TASKS, TRIGGER
     from workflows.board import Board
     from workflows.deletes import Deletes
     from workflows.details import current_details
@@ -80,7 +80,7 @@ class RunWorkflow(RunMessages):
         info = workflow.info()
         if carried is None:
             nothing = PreparedRun(name="", executor="", header=0, tasks=[])
-            self.board = Board(info.workflow_id, info.first_execution_run_id, info.start_time, nothing)
+            self.board = Board(info.workflow_id, info.first_execution_run_id, info.workflow_start_time, nothing)
             self.board.unplanned = "queued"
         else:
             self.board = Board.of(info.workflow_id, info.first_execution_run_id, carried)
@@ -204,7 +204,10 @@ class RunWorkflow(RunMessages):
                 await self._leave_view()
                 await self._announce()
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                workflow.continue_as_new(args=[_without_file(request), board.carry()])
+                workflow.continue_as_new(
+                    args=[_without_file(request), board.carry()],
+                    memo=workflow.memo(),  # else the next execution has what the first was started with
+                )
             self._woken = False
             await workflow.wait_condition(lambda: self._woken)
             if self._bug is not None:
@@ -258,7 +261,8 @@ class RunWorkflow(RunMessages):
     async def _announce(self) -> None:
         """Have questions wait for what comes next: one in the last workflow task would replay this execution."""
         if self.board.prepared.closing_ms:
-            workflow.upsert_memo({CLOSING: workflow.info().run_id})
+            created_at = self.board.clock.created_at
+            workflow.upsert_memo({CLOSING: workflow.info().run_id, CREATED: created_at.isoformat()})
             left = timedelta(milliseconds=self.board.prepared.closing_ms)
             await workflow.sleep(left, summary="questions wait for what comes next")
 

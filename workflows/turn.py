@@ -36,7 +36,8 @@ class Turn:
     def hear(self, word: LineWord) -> None:
         """It may come twice, or late: what is said again changes nothing."""
         board = self._run.board
-        if word.counter and not board.counter:
+        told_late = word.kind == "waits" and (self.over or word.line in self._taken)
+        if word.counter and word.counter != board.counter and not told_late:
             board.counter = word.counter
             workflow.upsert_search_attributes([COUNTER.value_set(word.counter)])
         if word.kind == "turn":
@@ -45,7 +46,7 @@ class Turn:
             self.skipped = word.message
         elif word.kind == "superseded":
             board.superseded = word.message
-        elif not self.over and word.line not in self._taken:
+        elif not told_late:
             board.position = word.position
             board.unplanned_cause = f"number {word.position} in line: {word.message}"
             self._show()
@@ -64,6 +65,7 @@ class Turn:
     async def _stay(self, entry: Entry) -> None:
         board = self._run.board
         board.unplanned = "queued"
+        entry = entry.model_copy(update={"started_at": board.clock.created_at})
         if entry.group and board.counter:
             entry = entry.model_copy(update={"counter": board.counter})
         stay = workflow.start_activity(

@@ -10,7 +10,7 @@ from temporalio.common import SearchAttributeKey
 
 from runyard.client.starting import cut
 from runyard.spec.run import WORKFLOW, RunPhase, RunResultWord, RunView
-from runyard.temporal import COUNTER, GROUP, OWNER, PROJECT, STAGE, TRIGGER
+from runyard.temporal import COUNTER, CREATED, GROUP, OWNER, PROJECT, STAGE, TRIGGER
 
 Phase = Literal["open", "closed", "success", "failed", "cancelled"]
 
@@ -105,9 +105,18 @@ def view_of(execution: WorkflowExecution, memo: Mapping[str, object], *, cause: 
         owner=attributes.get(OWNER, ""),
         executor=str(memo.get("executor", "")),
         restart_of=str(memo.get("restart_of", "")),
-        created_at=execution.start_time,
+        created_at=_created_at(memo) or execution.start_time,
         ended_at=execution.close_time,
     )
+
+
+def _created_at(memo: Mapping[str, object]) -> datetime | None:
+    """Of a run that continued as new: its last execution began later."""
+    found = memo.get(CREATED)
+    try:
+        return datetime.fromisoformat(found) if isinstance(found, str) else None
+    except ValueError:
+        return None
 
 
 def matches(view: RunView, wanted: Filter) -> bool:

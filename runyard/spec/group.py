@@ -46,10 +46,11 @@ class Entry(Model):
     priority: int = 3
     owner: str = ""
     counter: int = 0  # the number that it has already
+    started_at: datetime | None = None  # when its workflow was; None = before this was told
 
 
 class Member(Model):
-    """A run in a line. ``counter`` is its number, and its place where the line gives none out."""
+    """A run in a line. ``place`` is its number, final with its turn; where the line gives none out, its place."""
 
     entry: Entry
     place: int

@@ -6,6 +6,8 @@ from itertools import pairwise
 from group_scene import Handle, drained, file, new_root, queued, running, span, until
 from yard import Yard
 
+from runyard.records.runs import read_result
+
 
 async def test_two_runs_of_a_group_run_one_after_the_other(yard: Yard) -> None:
     group = f"{new_root()}/branch/main"
@@ -26,6 +28,11 @@ async def test_fifty_at_once_run_one_at_a_time_in_the_order_of_their_numbers(yar
     handles: list[Handle] = await asyncio.gather(*(yard.start(file(), group=group) for _ in range(50)))
     await asyncio.gather(*(handle.result() for handle in handles))
     spans = sorted([await span(yard, handle) for handle in handles])
+    started = [
+        ((await read_result(yard.store, each.id)).counter, (await each.describe()).start_time) for each in handles
+    ]
+    waited = [at for _, at in sorted(started)[10:]]  # the first of them ran before the others had come
+    assert waited == sorted(waited)
     assert [counter for counter, _, _ in spans] == list(range(1, 51))
     for (_, _, end), (_, start, _) in pairwise(spans):
         assert end <= start

@@ -11,9 +11,11 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpda
 from temporalio.exceptions import ApplicationError, CancelledError
 from yard import Yard, temporal_program
 
+from runyard.client import Runyard
 from runyard.executors.memory import MemoryExecutor
 from runyard.reasons import Reason
 from runyard.records.runs import read_result
+from runyard.settings import Settings
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, ApprovalRequest, RunResult, RunView, TaskRequest, TaskView
 
 Handle = WorkflowHandle[object, RunResult]
@@ -334,6 +336,8 @@ async def test_continue_as_new_adopts_what_is_in_flight(yard: Yard, monkeypatch:
     first = await yard.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id).describe()
     assert first.status is not None
     assert first.status.name == "CONTINUED_AS_NEW"
+    listed = await Runyard(yard.client, yard.store, settings=Settings()).list()
+    assert [view.created_at for view in listed if view.id == handle.id] == [first.start_time]
     kept = await read_result(yard.store, handle.id)
     assert all(view.attempt == (2 if view.name == "flaky" else 1) for view in kept.tasks)
     assert isinstance(yard.executor, MemoryExecutor)

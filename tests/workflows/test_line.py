@@ -54,6 +54,28 @@ def test_a_run_that_brings_its_number_stands_where_it_stood() -> None:
     assert made.enter(entry("next")).place == 8
 
 
+def at(second: int) -> str:
+    return f"2026-01-01T00:00:{second:02}Z"
+
+
+def test_numbers_follow_the_starts_of_runs_and_not_their_coming() -> None:
+    made = line(*(entry(f"s{n}", started_at=at(n)) for n in (3, 1, 2)))
+    assert [(m.entry.run_id, m.place) for m in made.waiting()] == [("s1", 1), ("s2", 2), ("s3", 3)]
+    assert admit(made) == ["s1"]
+    made.enter(entry("s0", started_at=at(0)))  # a number that has had its turn is final
+    assert [(m.entry.run_id, m.place) for m in made.waiting()] == [("s0", 2), ("s2", 3), ("s3", 4)]
+
+
+def test_a_run_that_came_late_does_not_supersede_one_that_was_started_after_it() -> None:
+    made = line(entry("new", kind="cancel-superseded", started_at=at(5)))
+    assert admit(made) == ["new"]
+    made.enter(entry("old", kind="cancel-superseded", started_at=at(4)))
+    assert [m.entry.run_id for m in made.superseded()] == ["old"]
+    newest = made.newest(A)
+    assert newest is not None
+    assert newest.entry.run_id == "new"
+
+
 def test_what_the_newest_run_says_holds() -> None:
     made = line(entry("1"), entry("2"))
     assert admit(made) == ["1"]
