@@ -22,10 +22,11 @@ from runyard.model import Model
 
 log = logging.getLogger(__name__)
 
-FIRST_S, EVERY_S = 1.0, 2.0
-_SILENT_S, _AGAIN_S = 3.0, 0.25
-"""So long a pod's first beat waits for something to say: the SDK sends the next one only when four fifths of the
-heartbeat timeout (of 5 s) are over, and a task whose time is over by then would not say what it had waited for."""
+FIRST_S, AGAIN_S = 1.0, 0.25
+EVERY, SILENT = 0.4, 0.6
+"""Of the heartbeat timeout. The SDK sends a beat only when four fifths of it are over since the last one: with two
+in that time there always is one to send, even where this loop is busy for a moment. A pod's first beat waits for
+something to say, since a task whose time is over before the next one would not say what it had waited for."""
 
 
 class Pulse:
@@ -38,6 +39,8 @@ class Pulse:
         self._store_news = store_news
         self._next: asyncio.TimerHandle | None = None
         self._began_s = time.monotonic()
+        timeout = activity.info().heartbeat_timeout
+        self._timeout_s = timeout.total_seconds() if timeout else 0.0  # 0: nobody waits for a beat
         self.running = asyncio.Event()
         self.messages: list[str] = []
         self._waits = False
@@ -65,7 +68,9 @@ class Pulse:
         self._far = far
 
     async def __aenter__(self) -> Self:
-        self._wait(FIRST_S)  # a timer and no task: most activities end before it, and a timer costs a tenth
+        self._wait(
+            min(FIRST_S, EVERY * self._timeout_s or FIRST_S)
+        )  # a timer and no task: most activities end before it, and a timer costs a tenth
         return self
 
     async def __aexit__(
@@ -80,11 +85,11 @@ class Pulse:
     def _beat(self) -> None:
         """In the context of the activity, which is how `heartbeat` knows whose it is."""
         silent = "pod" in self._details and "state" not in self._details
-        if silent and time.monotonic() - self._began_s < _SILENT_S:
-            self._wait(_AGAIN_S)
+        if silent and time.monotonic() - self._began_s < SILENT * self._timeout_s:
+            self._wait(AGAIN_S)
             return
         activity.heartbeat(self._far or self._shown())
-        self._wait(EVERY_S)
+        self._wait(EVERY * self._timeout_s or FIRST_S)
 
     def _shown(self) -> dict[str, str | int]:
         news = self._store_news()

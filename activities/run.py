@@ -26,6 +26,7 @@ from runyard.metrics import NO_METRICS, Metrics
 from runyard.records.earlier import StoredRequest, find_earlier, write_request
 from runyard.records.runs import PlanIndex, write_passing, write_plan, write_result
 from runyard.records.snapshots import refer_to_snapshot
+from runyard.settings import HEARTBEAT_S
 from runyard.spec import compile_run, graph_task, is_skipped
 from runyard.spec.group import NO_CAPS, Caps, lines_of
 from runyard.spec.plan import Plan
@@ -64,6 +65,7 @@ class RunActivities:
         store: ObjectStore,
         *,
         caps: Caps = NO_CAPS,
+        heartbeat_s: float = HEARTBEAT_S,
         metrics: Metrics = NO_METRICS,
         traces: Traces = NO_TRACES,
         fault: Fault = no_fault,
@@ -72,6 +74,7 @@ class RunActivities:
         self._metrics = metrics
         self._spans = Spans(store, traces)
         self._caps = caps
+        self._heartbeat_ms = round(heartbeat_s * 1_000)
         self._fault = fault
 
     @activity.defn(name=PREPARE_RUN)
@@ -101,6 +104,7 @@ class RunActivities:
             timers=TIMERS,
             closing_ms=CLOSING_MS,
             gathers_ms=GATHERS_MS,
+            heartbeat_ms=self._heartbeat_ms,
             leaves_view=True,
             restart_of=run.restart_of,
             header=index.header,

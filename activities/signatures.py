@@ -3,7 +3,7 @@
 A workflow calls an activity by its name here, so that its module never imports an executor or a store.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import JsonValue
 
@@ -53,6 +53,7 @@ class PreparedRun(Model):
     history_bytes: int = 4 << 20
     timers: int = 0  # so many waits have a timer of their own, all others share one; 0 = each has its own
     closing_ms: int = 0  # an execution says so long before its end that it ends; 0 = it does not
+    heartbeat_ms: int = 5_000  # of a task's activities: so long after a worker's last sign another takes over
     gathers_ms: int = 0  # deletes that fetches have begun are confirmed together after so long; 0 = each at once
     leaves_view: bool = False  # and leaves a view of the run for those who ask before the next one can answer
     header: int  # length in bytes of the RunPlan at the start of the stored plan
@@ -60,6 +61,10 @@ class PreparedRun(Model):
     restart_of: str = ""  # the run that this one restarts
     nothing: str = ""  # why there is nothing to run, e.g. `[ci skip]`
     lines: list[Entry] = []  # where it waits for its turn, one after the other, before its first task
+
+    @property
+    def heartbeat(self) -> timedelta:
+        return timedelta(milliseconds=self.heartbeat_ms)
 
 
 class TaskAttempt(Model):

@@ -7,7 +7,7 @@ variables and profile file. There is no global settings object: whoever needs on
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import (
@@ -16,6 +16,9 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+HEARTBEAT_S: Final = 3.0
+"""Short, so that a dead worker's tasks have another within five seconds."""
 
 
 def default_state() -> Path:
@@ -33,6 +36,9 @@ class Settings(BaseSettings):
 
     project_runs: int | None = Field(default=None, ge=1)  # runs at a time of one root of groups; for workers
     executor_runs: dict[str, Annotated[int, Field(ge=1)]] = {}  # runs at a time by executor; for workers
+    # for workers: so long after its last heartbeat a worker is taken for dead, and another takes its tasks over;
+    # each running task sends one heartbeat in four fifths of that time
+    heartbeat_s: float = Field(default=HEARTBEAT_S, ge=1, le=300)
 
     ui: str = ""  # address of the Temporal UI, for links; "" = known only for servers of this machine
 

@@ -27,7 +27,7 @@ from runyard.errors import ConfigError
 from runyard.executors.base import Executor
 from runyard.executors.open import open_executor
 from runyard.metrics import NO_METRICS, Metrics
-from runyard.settings import Settings
+from runyard.settings import HEARTBEAT_S, Settings
 from runyard.spec.cleanup import DAY_S, Retention
 from runyard.spec.group import LINES_QUEUE, NO_CAPS, Caps
 from runyard.spec.run import RUNS_QUEUE, executor_queue
@@ -81,6 +81,7 @@ async def serve(
             runs=runs,
             log_bytes=settings.log_bytes,
             caps=Caps(project_runs=settings.project_runs, executor_runs=settings.executor_runs),
+            heartbeat_s=settings.heartbeat_s,
             retention=retention_of(settings),
             metrics=metrics,
             traces=traces,
@@ -101,6 +102,7 @@ def build_workers(
     runs: bool = True,
     log_bytes: int = 1 << 30,
     caps: Caps = NO_CAPS,
+    heartbeat_s: float = HEARTBEAT_S,
     retention: Retention | None = None,
     looked_after: Sequence[str] = (),
     metrics: Metrics = NO_METRICS,
@@ -115,7 +117,7 @@ def build_workers(
     names = [*(executor.name for executor in executors), *looked_after]
     kept = retention or Retention()
     cleanup = CleanupActivities(store, client, retention=kept, executors=names, fault=fault)
-    run = RunActivities(store, caps=caps, metrics=metrics, traces=traces, fault=fault)
+    run = RunActivities(store, caps=caps, heartbeat_s=heartbeat_s, metrics=metrics, traces=traces, fault=fault)
     workers: list[AbstractAsyncContextManager[object]] = []
     if runs:
         workers.append(_run_worker(client, run, cleanup, runner))

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from runyard.spec.run import executor_queue
     from workflows.board import Board
     from workflows.state import Deleting
-    from workflows.task import HEARTBEAT, INFRASTRUCTURE
+    from workflows.task import INFRASTRUCTURE
     from workflows.waits import Waits
 
 AT_ONCE: Final = 50
@@ -122,7 +122,7 @@ class Deletes:
                 activity_id=f"delete {first.task} #{first.attempt}",
                 task_queue=executor_queue(board.prepared.executor),
                 start_to_close_timeout=timedelta(minutes=10),
-                heartbeat_timeout=HEARTBEAT,
+                heartbeat_timeout=board.prepared.heartbeat,
                 retry_policy=INFRASTRUCTURE,
                 summary=f"{first.task[:80]}{more}",
             )

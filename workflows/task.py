@@ -170,7 +170,7 @@ class Driver:
             task_queue=executor_queue(self.run.board.prepared.executor),
             start_to_close_timeout=FOR_EVER,
             schedule_to_close_timeout=budget,
-            heartbeat_timeout=HEARTBEAT,
+            heartbeat_timeout=self.run.board.prepared.heartbeat,
             retry_policy=INFRASTRUCTURE,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=self._summary(),

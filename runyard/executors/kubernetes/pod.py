@@ -32,6 +32,7 @@ ALLOWABLE = (
 
 SECRET_BYTES = 1 << 20
 _MARGIN_S = 120  # what the kubelet's deadline adds to ours, which is exact but needs a living worker
+_END_S = 3  # of the grace period, to kill a step, seal what there is and see the pod off within it
 _SEAL_S = 20  # what an ended main may take to have its log stored
 
 _RESTRICTED: Manifest = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -254,7 +255,7 @@ def _main(launch: Launch, rules: Rules, at: Meeting, written: Mapping[str, str])
         "RUNYARD_DIR": at.dialogue,
         "RUNYARD_RECEIPT": "/dev/termination-log",
         "RUNYARD_POD": "1",
-        "RUNYARD_GRACE_S": str(max(1, math.ceil(launch.grace_s) - 2)),
+        "RUNYARD_GRACE_S": str(max(1, math.ceil(launch.grace_s) - _END_S)),
     }
     if at.spare_home and "HOME" not in launch.environment:
         ours["RUNYARD_HOME"] = at.spare_home
