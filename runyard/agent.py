@@ -20,10 +20,8 @@ from __future__ import annotations
 import binascii
 import errno
 import fcntl
-import json
 import os
 import select
-import signal
 import stat
 import sys
 import threading
@@ -31,10 +29,13 @@ import time
 
 TYPE_CHECKING = False  # typing itself takes longer to import than all of the above
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from hashlib import _Hash as Digest
     from http.client import HTTPConnection
+    from json import dumps as to_json
+    from json import loads as parse_json
     from socket import socket
     from subprocess import Popen
     from tarfile import TarFile, TarInfo
@@ -134,6 +135,42 @@ if TYPE_CHECKING:
         log_bytes: int
         output_bytes: int
         start_s: float
+else:
+    # The parts in C of `json`, `signal` and `socket`, where this Python has them. The modules around those import
+    # `re` and `enum`, which takes longer than all that a short task's agent does.
+    try:
+        import _signal as signal
+    except ImportError:
+        import signal
+    try:
+        from _json import encode_basestring_ascii, make_encoder, make_scanner
+    except ImportError:
+        from json import dumps as to_json
+        from json import loads as parse_json
+    else:
+
+        class Grammar:
+            strict, memo = True, {}
+            object_hook = object_pairs_hook = None
+            parse_float = parse_constant = float
+            parse_int = int
+
+        def parse_json(text: str | bytes) -> Any:
+            text = (text if isinstance(text, str) else bytes(text).decode()).strip(" \t\n\r")
+            try:
+                value, end = make_scanner(Grammar)(text, 0)
+            except StopIteration:
+                raise ValueError(f"it is no JSON: {text[:40]!r}") from None
+            if end != len(text):
+                raise ValueError(f"there is more after its end: {text[end : end + 40]!r}")
+            return value
+
+        def to_json(value: object) -> str:
+            encoder = make_encoder({}, no_json, encode_basestring_ascii, None, ": ", ", ", False, False, True)
+            return "".join(encoder(value, 0))
+
+        def no_json(value: object) -> object:
+            raise TypeError(f"{type(value).__name__} is nothing that JSON has")
 
 
 SEGMENT_BYTES = 4 << 20
@@ -150,6 +187,9 @@ OUTAGE_S = 5  # a store that is away for less is not worth a line
 SENT_BYTES = 1 << 14  # of a file: smaller ones are copied more quickly than sent
 STORE_TIMEOUT_S = 30
 ANSWER_BYTES, HEADERS = 1 << 16, 100  # of an answer of the store: more is not read
+SHORT_BYTES = (
+    128 << 10
+)  # a log of more is hashed by OpenSSL, whose import takes as long as hashing so much without it
 AFTERLIFE_S = 300  # how long it goes on trying to store when main is gone
 SHA256_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 STARTED_BEFORE, STORE_REFUSED, UNKNOWN_REQUEST, SERVICE_FAILED, CANCELLED = 3, 4, 5, 6, 143
@@ -398,8 +438,6 @@ class Url:
         """Import what takes longer than all else here, while main's container is still being made."""
         if self.scheme == "https":
             import ssl  # noqa: F401
-        else:
-            import socket  # noqa: F401
 
         md5()
 
@@ -527,22 +565,11 @@ class Wire:
     """
 
     def __init__(self, scheme: str, netloc: str) -> None:
-        import socket
-
         host, port = divide_netloc(netloc, 443 if scheme == "https" else 80)
         self.netloc = netloc
+        self.unread = b""
         self.ends = False  # whether the other side closes it after the last answer, or that was not read whole
-        self.socket: socket.socket = socket.create_connection((host, port), STORE_TIMEOUT_S)
-        try:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if scheme == "https":
-                import ssl
-
-                self.socket = ssl.create_default_context().wrap_socket(self.socket, server_hostname=host)
-            self.answers = self.socket.makefile("rb")
-        except BaseException:
-            self.socket.close()
-            raise
+        self.socket = dial(host, port, encrypted=scheme == "https")
 
     def was_closed(self) -> bool:
         """Whether the other side has hung up while it lay idle, as servers do."""
@@ -569,7 +596,6 @@ class Wire:
         return status, text.decode("utf-8", "replace"), found.get("etag", "")
 
     def close(self) -> None:
-        self.answers.close()
         self.socket.close()
 
     def _head(self) -> tuple[int, dict[str, str]]:
@@ -586,11 +612,18 @@ class Wire:
                 raise ConnectionError("an answer with too many headers")
         return int(rest[:3]), found
 
+    def _more(self) -> bool:
+        """Whether there was more before the other side's end."""
+        data = self.socket.recv(ANSWER_BYTES)
+        self.unread += data
+        return bool(data)
+
     def _line(self) -> str:
-        line = self.answers.readline(ANSWER_BYTES)
-        if not line.endswith(b"\n"):
-            raise ConnectionError("the answer was cut")
-        return line.decode("latin-1").rstrip("\r\n")
+        while (end := self.unread.find(b"\n")) < 0:
+            if len(self.unread) > ANSWER_BYTES or not self._more():
+                raise ConnectionError("the answer was cut")
+        line, self.unread = self.unread[:end], self.unread[end + 1 :]
+        return line.decode("latin-1").rstrip("\r")
 
     def _text(self, found: dict[str, str]) -> bytes:
         if "chunked" in found.get("transfer-encoding", "").lower():
@@ -600,7 +633,9 @@ class Wire:
             self.ends = self.ends or int(length) > ANSWER_BYTES
             return self._exactly(min(int(length), ANSWER_BYTES))
         self.ends = True
-        return self.answers.read(ANSWER_BYTES)
+        while len(self.unread) < ANSWER_BYTES and self._more():
+            pass
+        return self._exactly(min(len(self.unread), ANSWER_BYTES))
 
     def _chunks(self) -> bytes:
         text = b""
@@ -621,10 +656,49 @@ class Wire:
             self._line()
 
     def _exactly(self, size: int) -> bytes:
-        data = self.answers.read(size)
-        if len(data) < size:
-            raise ConnectionError("the answer was cut")
+        while len(self.unread) < size:
+            if not self._more():
+                raise ConnectionError("the answer was cut")
+        data, self.unread = self.unread[:size], self.unread[size:]
         return data
+
+
+def dial(host: str, port: int, *, encrypted: bool) -> socket:
+    """As ``socket.create_connection`` does it. Raises OSError."""
+    if TYPE_CHECKING:
+        import socket as _socket
+    else:
+        try:
+            import _socket
+        except ImportError:
+            import socket as _socket
+    failed = OSError(f"{host} has no address")
+    # bytes, since a text would be encoded by a module that takes long to import
+    name = host.encode() if host.isascii() else host.encode("idna")
+    for family, kind, protocol, _, address in _socket.getaddrinfo(name, port, 0, _socket.SOCK_STREAM):
+        made = _socket.socket(family, kind, protocol)
+        try:
+            made.settimeout(STORE_TIMEOUT_S)
+            made.connect(address)
+            made.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            return encrypt(made, host) if encrypted else made
+        except OSError as error:
+            made.close()
+            failed = error
+    raise failed
+
+
+def encrypt(made: socket, host: str) -> socket:
+    import socket
+    import ssl
+
+    whole = socket.socket(fileno=made.detach())
+    try:
+        whole.settimeout(STORE_TIMEOUT_S)
+        return ssl.create_default_context().wrap_socket(whole, server_hostname=host)
+    except BaseException:
+        whole.close()
+        raise
 
 
 def divide_url(url: str) -> tuple[str, str, str]:
@@ -730,6 +804,7 @@ def _base64_of(raw: bytes) -> set[bytes]:
 
 
 def _escapes_of(text: str) -> set[bytes]:
+    import json
     from urllib.parse import quote, quote_plus
 
     raw = text.encode("utf-8", "surrogateescape")
@@ -885,7 +960,7 @@ class Log:
         self.tail = b""  # of what was flushed
         self.stored_bytes = self.stored_lines = 0
         self.stored_tail = b""
-        self.digest: Digest | None = None
+        self.digest: LogDigest | None = None
         self.gathers = True
         self.parts: list[int] = []  # offsets
         self.block: list[bytes] = []  # the last part, as long as it may grow
@@ -970,7 +1045,7 @@ class Log:
             self.truncated = str(error)
             return
         if self.digest is None:
-            self.digest = sha256()
+            self.digest = LogDigest()
         self.digest.update(data)
         self.stored_bytes += len(data)
         self.stored_lines += data.count(b"\n")
@@ -1020,6 +1095,15 @@ class Log:
 
 
 def md5(data: bytes = b"") -> Digest:
+    """OpenSSL's where it is here already, else Python's own: as fast, and there at once."""
+    if "hashlib" not in sys.modules:
+        try:
+            from _md5 import md5 as new  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            pass
+        else:
+            found: Digest = new(data, usedforsecurity=False)
+            return found
     import hashlib
 
     return hashlib.md5(data, usedforsecurity=False)
@@ -1029,6 +1113,35 @@ def sha256() -> Digest:
     import hashlib  # OpenSSL comes with it: 6 ms, which no step waits for
 
     return hashlib.sha256()
+
+
+class LogDigest:
+    """SHA-256 of a log. Of a short one by Python itself, which is slower and there at once; see `sha256`."""
+
+    def __init__(self) -> None:
+        self.short: bytes = b""
+        self.long: Digest | None = None
+
+    def update(self, data: bytes) -> None:
+        if self.long is None:
+            self.short += data
+            if len(self.short) <= SHORT_BYTES:
+                return
+            self.long, data, self.short = sha256(), self.short, b""
+        self.long.update(data)
+
+    def hexdigest(self) -> str:
+        if self.long is not None:
+            return self.long.hexdigest()
+        for module in ("_sha2", "_sha256"):  # since 3.12, and before
+            try:
+                digest: Digest = __import__(module).sha256(self.short)
+            except (ImportError, AttributeError):
+                continue
+            return digest.hexdigest()
+        digest = sha256()
+        digest.update(self.short)
+        return digest.hexdigest()
 
 
 def measure(file: IO[bytes], check: Callable[[], None]) -> tuple[int, str]:
@@ -1542,7 +1655,7 @@ class Agent:
         Nothing has run so far: rather than wait for a store that may never come, main is sent home, and the
         attempt made again.
         """
-        text = json.dumps({"run_id": self.assignment["run_id"], "at": utc_now(), "by": os.urandom(8).hex()})
+        text = to_json({"run_id": self.assignment["run_id"], "at": utc_now(), "by": os.urandom(8).hex()})
         try:
             until = time.monotonic() + self.assignment["start_s"]
             if not self.target.create("started", text.encode(), until=until):
@@ -1639,7 +1752,7 @@ class Agent:
             "notes": [mask(note) for note in self.notes + notes],
         }
         try:
-            self.target.put("manifest.json", json.dumps(manifest).encode(), sync=True)
+            self.target.put("manifest.json", to_json(manifest).encode(), sync=True)
         except StoreRefused as error:
             return self._refuse(STORE_REFUSED, "store", str(error))
         self.sealed = True
@@ -1804,7 +1917,7 @@ def render_key(template: str, call: Callable[[str, str | None], str]) -> str:
             raise Failure(f"the key has something that cannot be read: {match[0][:80]!r}")
         argument = inside[2]
         if argument is not None and argument[0] == '"':
-            argument = json.loads(argument)
+            argument = parse_json(argument)
         elif argument is not None:
             argument = argument[1:-1]
         return call(inside[1], argument)
@@ -2593,7 +2706,7 @@ def save_to_workspace(work: Work, step: Step) -> None:
             target.keep(path, name)
     finally:
         remove(path)
-    target.put(f"{work.step}.json", json.dumps({"step": work.step, "file": name, **facts}).encode(), sync=True)
+    target.put(f"{work.step}.json", to_json({"step": work.step, "file": name, **facts}).encode(), sync=True)
     work.agent.archives.append({"step": work.step, "file": name, **facts})
     work.say(f"saved {_size_of(facts)}")
 
@@ -2689,7 +2802,7 @@ class Cache:
             return None
         try:
             with open(os.path.join(folder, f"{escape(key)}.json"), "rb") as file:
-                facts = json.loads(file.read())
+                facts = parse_json(file.read())
             source = os.path.join(folder, os.path.basename(facts["file"]))
             return {
                 "key": key,
@@ -2736,7 +2849,7 @@ class Cache:
                 return False
             facts.update(target.facts_of(name))  # of one who has not come as far as its .json
         record = {"key": key, "file": name, "size": facts["size"], "sha256": facts["sha256"]}
-        return target.create(f"{escape(key)}.json", json.dumps({**record, "files": facts["files"]}).encode())
+        return target.create(f"{escape(key)}.json", to_json({**record, "files": facts["files"]}).encode())
 
     def _offer(self, target: Url, path: str, name: str, facts: Facts) -> None:
         """Bring it to the store under a name that no other has: whether it becomes the entry, a worker decides.
@@ -3232,7 +3345,7 @@ class SnapshotCopy:
         return self.packs[digest]
 
     def _plan(self, part: bytes) -> None:
-        packs, *lines = json.loads(part)
+        packs, *lines = parse_json(part)
         for kind, path, *facts in lines:
             parts = self._parts(path)
             if kind == "d":
@@ -3331,7 +3444,7 @@ def load_assignment(text: str) -> Assignment:
     if not text.lstrip().startswith("{"):
         with open(text, "rb") as file:
             text = file.read().decode()
-    assignment: Assignment = json.loads(text)
+    assignment: Assignment = parse_json(text)
     return assignment
 
 
