@@ -120,7 +120,7 @@ class TaskActivities:
                 end, lapses = sealed.end, list(lapses_of(None, sealed.end))
             since = request.scheduled_at - timedelta(milliseconds=request.waited_ms)
             await self._spans.attempt(attempt, lapses, end, since=since, until=pulse.now())
-            if end.status == "success":  # the others may be kept for a look
+            if end.status == "success":  # begun already, but where it was sealed before
                 self._leave(request.pod, pulse)
         if end.status == "failed":
             raise failed_task(end)
@@ -289,7 +289,12 @@ class TaskActivities:
         if end.status != "success":
             said += [end.message or end.reason.sentence, end.reason.remedy, ended.message]
         said = list(dict.fromkeys(said))
-        sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said)
+
+        def leave(end: TaskEnd) -> None:
+            if end.status == "success":  # the others may be kept for a look
+                self._leave(request.pod, pulse)
+
+        sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said, then=leave)
         self._fault("fetch.sealed")
         end = sealed.end  # another caretaker's, where that one was first
         lapses, archive = list(lapses_of(ended, end)), Lapse("archive", began_at, pulse.now())

@@ -55,15 +55,19 @@ async def compact_step(
     return _compacted(stream.written, stream.truncated(unconfirmed))
 
 
-async def compact_setup(store: ObjectStore, key: str, segments: Sequence[Segment], last: bytes = b"") -> Compacted:
-    """Write the setup log, ``last`` at its end. To one that is there only lines that it lacks are added."""
+async def read_lines(store: ObjectStore, segments: Sequence[Segment]) -> bytes:
+    """What was said in the setup log so far."""
     parts = []
     for segment in segments:
         try:
             parts.append(await read(store, segment.key))
         except NotFound:  # another worker has sealed and deletes
             continue
-    lines = b"".join(parts)
+    return b"".join(parts)
+
+
+async def compact_setup(store: ObjectStore, key: str, lines: bytes, last: bytes = b"") -> Compacted:
+    """Write the setup log, ``last`` at its end. To one that is there only lines that it lacks are added."""
     whole = lines + last
     if whole:
         try:

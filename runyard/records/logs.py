@@ -5,8 +5,9 @@ after it; so a worker that dies anywhere in between leaves a state from which th
 several calls at a time end with one seal that all of them return.
 """
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from runyard.dialogue import ArchiveRecord, CacheRecord, Manifest, StepRecord
 from runyard.errors import Conflict, Corrupt, NotFound
 from runyard.model import Model
-from runyard.records.compact import Compacted, compact_setup, compact_step
+from runyard.records.compact import Compacted, compact_setup, compact_step, read_lines
 from runyard.records.parts import keys
 from runyard.records.segments import Log, Segment, list_segments
 from runyard.records.setup import now, stamp
@@ -107,10 +108,12 @@ async def seal(
     manifest: Manifest | None,
     end: TaskEnd,
     setup: Sequence[str] = (),
+    then: Callable[[TaskEnd], None] | None = None,
 ) -> Seal:
     """Put the logs in order, check them against the manifest, write the seal, delete what it does not speak of.
 
-    ``setup`` are texts that end the setup log.
+    ``setup`` are texts that end the setup log. ``then`` is called with the end as soon as the seal is written:
+    what is left to do after that keeps nobody from anything.
 
     ``end`` is the caller's verdict; in the seal its ``log_bytes``, ``log_complete`` and ``last_line`` are what
     was found. If the attempt is sealed already, that seal is returned and nothing changes, but that segments
@@ -120,10 +123,16 @@ async def seal(
     async for segment in list_segments(store, task_id, attempt):
         segments[segment.log].append(segment)
     # after the listing: who seals deletes segments only then. Where there are none, to write the seal is the look
-    sealed = await load_seal(store, task_id, attempt) if segments else None
+    sealed, lines = None, b""
+    if segments:
+        sealed, lines = await asyncio.gather(
+            load_seal(store, task_id, attempt), read_lines(store, segments.get(paths.SETUP, ()))
+        )
     if sealed is None:
-        made = await _compact(store, task_id, attempt, segments, manifest=manifest, end=end, setup=setup)
+        made = await _compact(store, task_id, attempt, segments, lines, manifest=manifest, end=end, setup=setup)
         sealed = await _write(store, made)
+    if then is not None:
+        then(sealed.end)
     kept = {key for step in sealed.steps for key in keys(task_id, attempt, step.n, step.parts)}
     idle = [each.key for group in segments.values() for each in group if each.key not in kept]
     await store.delete_many(idle)
@@ -135,12 +144,13 @@ async def _compact(
     task_id: str,
     attempt: int,
     segments: Mapping[Log, list[Segment]],
+    lines: bytes,
     *,
     manifest: Manifest | None,
     end: TaskEnd,
     setup: Sequence[str],
 ) -> Seal:
-    """All logs to one object each, and what the seal says of them."""
+    """All logs to one object each, and what the seal says of them. ``lines``: of the setup log, so far."""
     records = {record.n: record for record in manifest.steps} if manifest else {}
     unconfirmed = "the agent's manifest does not name this step"
     if manifest is None:
@@ -163,7 +173,7 @@ async def _compact(
         complete=not truncated,
         truncated=truncated,
         steps=steps,
-        setup=await _setup(store, task_id, attempt, segments.get(paths.SETUP, ()), setup),
+        setup=await _setup(store, task_id, attempt, lines, setup),
         archives=manifest.archives if manifest else [],
         caches=manifest.caches if manifest else [],
         outputs=manifest.outputs if manifest else {},
@@ -172,14 +182,12 @@ async def _compact(
     )
 
 
-async def _setup(
-    store: ObjectStore, task_id: str, attempt: int, segments: Sequence[Segment], last: Sequence[str]
-) -> SealedSetup:
+async def _setup(store: ObjectStore, task_id: str, attempt: int, lines: bytes, last: Sequence[str]) -> SealedSetup:
     """The setup log's end, and where it is."""
     text = stamp(now(), last).encode(errors="replace")
-    if not segments and len(text) <= INLINE_SETUP_BYTES:
+    if not lines and len(text) <= INLINE_SETUP_BYTES:
         return SealedSetup(bytes=len(text), lines=text.count(b"\n"), text=text.decode())
-    log = await compact_setup(store, paths.step_log(task_id, attempt, paths.SETUP), segments, text)
+    log = await compact_setup(store, paths.step_log(task_id, attempt, paths.SETUP), lines, text)
     return SealedSetup(bytes=log.bytes, lines=log.lines)
 
 
