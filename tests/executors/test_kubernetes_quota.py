@@ -132,7 +132,7 @@ def team(used: int, hard: int, **spec: object) -> dict[str, Any]:
 
 
 async def known(*quotas: dict[str, Any]) -> Usage:
-    usage = Usage(cast(Api, Quotas(*quotas)), changed=lambda: None, live=lambda: 0)
+    usage = Usage(cast(Api, Quotas(*quotas)), changed=lambda: None, counted=lambda: 0)
     await usage.begin()
     return usage
 
@@ -160,7 +160,7 @@ async def test_the_first_pod_of_a_shape_is_asked_for_in_any_case() -> None:
 async def test_a_pod_that_the_quotas_controller_has_forgotten_counts_all_the_same() -> None:
     """It counts what it has heard of, which a pod of a moment ago may not be: then its use falls too far."""
     quotas, heard, living = Quotas(team(2, 2)), asyncio.Event(), [2]
-    usage = Usage(cast(Api, quotas), changed=heard.set, live=lambda: living[0])
+    usage = Usage(cast(Api, quotas), changed=heard.set, counted=lambda: living[0])
     await usage.begin()
     with usage.making("any"):
         pass
@@ -178,7 +178,7 @@ async def test_a_pod_that_the_quotas_controller_has_forgotten_counts_all_the_sam
 
 async def test_news_of_one_pod_do_not_hide_another_that_is_under_way() -> None:
     quotas, heard = Quotas(team(0, 2)), asyncio.Event()
-    usage = Usage(cast(Api, quotas), changed=heard.set, live=lambda: 0)
+    usage = Usage(cast(Api, quotas), changed=heard.set, counted=lambda: 0)
     await usage.begin()
     with usage.making("any"):
         with usage.making("any"):

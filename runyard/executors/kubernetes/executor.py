@@ -102,11 +102,15 @@ class KubernetesExecutor:
                     namespace=self.namespace,
                     metrics=self._metrics,
                 )
-                usage = Usage(api, changed=lambda: room.look_again(), live=lambda: watch.live())
+                usage = Usage(api, changed=lambda: room.look_again(), counted=lambda: watch.counted())
                 room = Room(self._slots, lambda: watch.live(), usage)
                 watch = Watch(api, freed=room.look_again, gone=usage.doubt)
                 watch.start()
-                await usage.begin()
+                try:
+                    await usage.begin()
+                except BaseException:  # a cancel: nobody would close what nobody has
+                    await asyncio.gather(room.close(), watch.close(), api.close())
+                    raise
                 self._opened = api, watch, room
             return self._opened
 

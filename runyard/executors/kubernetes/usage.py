@@ -64,12 +64,12 @@ class _Pod:
 
 
 class Usage:
-    """``changed`` is called when the use of a quota is another one. ``live`` tells how many pods are alive."""
+    """``changed`` is called when a use is another one. ``counted``: how many pods of ours count, at least."""
 
-    def __init__(self, api: Api, *, changed: Callable[[], None], live: Callable[[], int]) -> None:
+    def __init__(self, api: Api, *, changed: Callable[[], None], counted: Callable[[], int]) -> None:
         self._api = api
         self._changed = changed
-        self._live_pods = live
+        self._counted = counted
         self._quotas: dict[str, _Quota] = {}
         self._asked: dict[str, dict[str, Mapping[str, str]]] = {}  # shape → quota → what a pod asks of it
         self._known: set[str] = set()  # shapes of which a pod was admitted, or had to wait
@@ -120,7 +120,7 @@ class Usage:
         """Besides those that it does not count yet. Its controller may forget one that was made just now."""
         asked = sum(not pod.answered for pod in self._pods)
         limits = [quota.limited[what] for what in _ONE_POD if what in quota.limited and not quota.scoped]
-        if any(exceeds([str(self._live_pods() + asked + 1)], limit) for limit in limits):
+        if any(exceeds([str(self._counted() + asked + 1)], limit) for limit in limits):
             return False
         uncounted = [pod for pod in self._pods if not pod.answered or name not in pod.told]
         others = [self._asks(pod.shape, name, quota) for pod in uncounted]

@@ -62,18 +62,31 @@ class Seen:
         return fields.text(self.body, "metadata", "annotations", name)
 
     @property
+    def counts(self) -> bool:
+        """Whether a quota of pods counts it for certain: until its phase is an end.
+
+        One that was asked to go may be on a node that is lost, and then it counts no longer.
+        """
+        leaving = fields.text(self.body, "metadata", "deletionTimestamp")
+        return not (self.gone or leaving or _phase_ended(self.body))
+
+    @property
     def live(self) -> bool:
         """Whether it takes room: until main has ended."""
         return not self.gone and not main_ended(self.body)
 
 
 def main_ended(body: Json) -> bool:
-    if fields.text(body, "status", "phase") in ("Succeeded", "Failed"):
+    if _phase_ended(body):
         return True
     return any(
         fields.text(each, "name") == names.MAIN and "terminated" in fields.part(each, "state")
         for each in fields.parts(body, "status", "containerStatuses")
     )
+
+
+def _phase_ended(body: Json) -> bool:
+    return fields.text(body, "status", "phase") in ("Succeeded", "Failed")
 
 
 class Watch:
@@ -122,6 +135,10 @@ class Watch:
     def live(self) -> int:
         return sum(seen.live for seen in self._pods.values())
 
+    def counted(self) -> int:
+        """By a quota of pods, at least."""
+        return sum(seen.counts for seen in self._pods.values())
+
     @contextlib.contextmanager
     def listen(self, uid: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever there is news of that pod; who waits clears it."""
@@ -150,7 +167,8 @@ class Watch:
         if known is not None and _older(seen.version, known.version):
             return known
         self._pods[seen.uid] = seen
-        if (known is None or known.live) and not seen.live:
+        was_live, did_count = (known.live, known.counts) if known else (True, True)
+        if (was_live and not seen.live) or (did_count and not seen.counts):
             self._freed()
         self.wake(seen.uid)
         return seen
