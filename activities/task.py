@@ -378,7 +378,7 @@ class TaskActivities:
         end = request.end or TaskEnd(status="cancelled", reason=Reason.NEVER_STARTED, began=False)
         end = end.model_copy(update={"began": began, "ended_at": pulse.now()})
         manifest = await self._manifest(attempt)
-        said = [end.message or end.reason.sentence, end.reason.remedy]
+        said = list(dict.fromkeys([end.reason.sentence, end.message, end.reason.remedy]))
         await seal(self._store, attempt.task_id, attempt.attempt, manifest=manifest, end=end, setup=said)
         return end
 

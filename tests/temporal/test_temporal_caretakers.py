@@ -75,6 +75,7 @@ async def test_of_two_caretakers_the_later_one_has_the_pod(
 ) -> None:
     """No beat reaches the server, so it gives the pod to another try while the first still holds it."""
     monkeypatch.setattr("activities.pulse.FIRST_S", 3_600)
+    monkeypatch.setattr("activities.pulse.EVERY", 1_200)
     handle = await yard.start(file(task("t", "print one\nsleep 7\nprint two")))
     assert (await handle.result()).result == "success"
     assert await log_of(store, await id_of(handle, "t")) == SPOKEN
