@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
 from runyard.client.starting import cut
 from runyard.spec.run import WORKFLOW, RunPhase, RunResultWord, RunView
-from runyard.temporal import COUNTER, CREATED, GROUP, OWNER, PROJECT, STAGE, TRIGGER
+from runyard.temporal import COUNTER, CREATED, FAILED_TASKS, GROUP, OWNER, PROJECT, STAGE, TRIGGER
+
+SHOWN_FAILED: Final = 5
+"""So many names of tasks say why a run failed."""
 
 Phase = Literal["open", "closed", "success", "failed", "cancelled"]
 
@@ -92,6 +95,9 @@ def view_of(execution: WorkflowExecution, memo: Mapping[str, object], *, cause: 
         phase = "queued"
     if stage == "skipped":
         cause = cause or "skipped: an earlier run of its group had not ended"
+    if failed := attributes.get(FAILED_TASKS, ()):
+        more = f" and {len(failed) - SHOWN_FAILED} more" if len(failed) > SHOWN_FAILED else ""
+        cause = cause or f"failed: {', '.join(failed[:SHOWN_FAILED])}{more}"
     return RunView(
         id=execution.id,
         name=str(memo.get("run", "")),

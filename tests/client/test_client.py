@@ -155,7 +155,7 @@ async def test_ids_that_cannot_be(idle: Runyard, run_id: str) -> None:
 
 async def test_list(runs: Runyard, client: Client) -> None:
     good = await runs.start(file(task("a", "echo"), name="good"), project="it's", group="/g/web")
-    bad = await runs.start(file(task("a", "exit 1"), name="bad"), project="it's")
+    bad = await runs.start(file(*(task(name, "exit 1") for name in "abcdefg"), name="bad"), project="it's")
     await asyncio.gather(good.result(), bad.result())
 
     async def ids(**filters: object) -> list[str]:
@@ -171,6 +171,8 @@ async def test_list(runs: Runyard, client: Client) -> None:
     assert len(await ids(limit=1)) == 1
     view = next(view for view in await runs.list(project="it's") if view.id == bad.id)
     assert (view.name, view.result, view.executor) == ("bad", "failed", "memory")
+    words = view.cause.removeprefix("failed: ").removesuffix(" and 2 more")
+    assert len(set("abcdefg") & set(words.split(", "))) == 5, view.cause
 
 
 async def test_runs_that_temporal_has_forgotten(runs: Runyard, store: ObjectStore, settings: Settings) -> None:
