@@ -40,7 +40,8 @@ class Pulse:
         self._next: asyncio.TimerHandle | None = None
         self._began_s = time.monotonic()
         timeout = activity.info().heartbeat_timeout
-        self._timeout_s = timeout.total_seconds() if timeout else 0.0  # 0: nobody waits for a beat
+        timeout_s = timeout.total_seconds() if timeout else 0.0  # 0: nobody waits for a beat
+        self._every_s, self._silent_s = EVERY * timeout_s or FIRST_S, SILENT * timeout_s
         self.running = asyncio.Event()
         self.messages: list[str] = []
         self._waits = False
@@ -68,9 +69,8 @@ class Pulse:
         self._far = far
 
     async def __aenter__(self) -> Self:
-        self._wait(
-            min(FIRST_S, EVERY * self._timeout_s or FIRST_S)
-        )  # a timer and no task: most activities end before it, and a timer costs a tenth
+        # a timer and no task: most activities end before it, and a timer costs a tenth
+        self._wait(min(FIRST_S, self._every_s))
         return self
 
     async def __aexit__(
@@ -85,11 +85,11 @@ class Pulse:
     def _beat(self) -> None:
         """In the context of the activity, which is how `heartbeat` knows whose it is."""
         silent = "pod" in self._details and "state" not in self._details
-        if silent and time.monotonic() - self._began_s < SILENT * self._timeout_s:
+        if silent and time.monotonic() - self._began_s < self._silent_s:
             self._wait(AGAIN_S)
             return
         activity.heartbeat(self._far or self._shown())
-        self._wait(EVERY * self._timeout_s or FIRST_S)
+        self._wait(self._every_s)
 
     def _shown(self) -> dict[str, str | int]:
         news = self._store_news()

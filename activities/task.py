@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import time
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from temporalio import activity
@@ -120,8 +121,7 @@ class TaskActivities:
                 end, lapses = sealed.end, list(lapses_of(None, sealed.end))
             since = request.scheduled_at - timedelta(milliseconds=request.waited_ms)
             await self._spans.attempt(attempt, lapses, end, since=since, until=pulse.now())
-            if end.status == "success":  # begun already, but where it was sealed before
-                self._leave(request.pod, pulse)
+            self._let_go(request.pod, pulse, end)  # begun already, but where it was sealed before
         if end.status == "failed":
             raise failed_task(end)
         return end
@@ -289,12 +289,8 @@ class TaskActivities:
         if end.status != "success":
             said += [end.message or end.reason.sentence, end.reason.remedy, ended.message]
         said = list(dict.fromkeys(said))
-
-        def leave(end: TaskEnd) -> None:
-            if end.status == "success":  # the others may be kept for a look
-                self._leave(request.pod, pulse)
-
-        sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said, then=leave)
+        let_go = partial(self._let_go, request.pod, pulse)
+        sealed = await seal(store, attempt.task_id, number, manifest=manifest, end=end, setup=said, then=let_go)
         self._fault("fetch.sealed")
         end = sealed.end  # another caretaker's, where that one was first
         lapses, archive = list(lapses_of(ended, end)), Lapse("archive", began_at, pulse.now())
@@ -342,6 +338,11 @@ class TaskActivities:
         if end := await self._seal_unfetched(request, pulse, began=began):
             _tell(end)
             await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), end)
+
+    def _let_go(self, pod: PodRef, pulse: Pulse, end: TaskEnd) -> None:
+        """Begin the delete after a success: the pods of others may be kept for a look."""
+        if end.status == "success":
+            self._leave(pod, pulse)
 
     def _leave(self, pod: PodRef, pulse: Pulse) -> asyncio.Task[Lapse]:
         """The pod's delete. It begins when its fetch has sealed all, and `delete_task` sees to it that it is done.

@@ -38,7 +38,7 @@ from runyard.executors.kubernetes import fields
 from runyard.executors.kubernetes.api import Api
 from runyard.executors.kubernetes.executor import KubernetesExecutor
 from runyard.executors.kubernetes.pod import Rules
-from runyard.executors.kubernetes.watch import main_ended
+from runyard.executors.kubernetes.watch import main_ended, phase_ended
 from runyard.script import compile_script
 from runyard.spec.plan import Container, RunStep, TaskPlan
 from runyard.store.base import ObjectStore
@@ -101,10 +101,6 @@ class FloorPods:
 
 def _never(_: Any) -> bool:
     return False
-
-
-def _phase_ended(body: Any) -> bool:
-    return fields.text(body, "status", "phase") in ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +216,7 @@ async def single(bench: Bench, repeats: int) -> list[Row]:
         ours.add(seconds * 1e3)
         deleted.add(after * 1e3)
         two.add(await _timed(bench.floor.one(containers=2)) * 1e3)
-        phase.add(await _timed(bench.floor.one(until=_phase_ended)) * 1e3)
+        phase.add(await _timed(bench.floor.one(until=phase_ended)) * 1e3)
     more, tail = ours.median - one.median, _p99(ours) - _p99(one)
     return [
         Row("one no-op task, create to deleted", ours.text("ms"), "< phase", ours.median < phase.median),

@@ -187,9 +187,7 @@ OUTAGE_S = 5  # a store that is away for less is not worth a line
 SENT_BYTES = 1 << 14  # of a file: smaller ones are copied more quickly than sent
 STORE_TIMEOUT_S = 30
 ANSWER_BYTES, HEADERS = 1 << 16, 100  # of an answer of the store: more is not read
-SHORT_BYTES = (
-    128 << 10
-)  # a log of more is hashed by OpenSSL, whose import takes as long as hashing so much without it
+SHORT_BYTES = 128 << 10  # of a log: more is hashed by OpenSSL, whose import takes longer than so much without it
 AFTERLIFE_S = 300  # how long it goes on trying to store when main is gone
 SHA256_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 STARTED_BEFORE, STORE_REFUSED, UNKNOWN_REQUEST, SERVICE_FAILED, CANCELLED = 3, 4, 5, 6, 143
@@ -439,8 +437,6 @@ class Url:
         if self.scheme == "https":
             import ssl  # noqa: F401
 
-        md5()
-
     def create(self, name: str, data: bytes, *, until: float | None = None) -> bool:
         """Write the object of ``claim`` if it is not there; whether it was so. ``name`` is what it is called.
 
@@ -569,7 +565,8 @@ class Wire:
         self.netloc = netloc
         self.unread = b""
         self.ends = False  # whether the other side closes it after the last answer, or that was not read whole
-        self.socket = dial(host, port, encrypted=scheme == "https")
+        made = dial(host, port)
+        self.socket = encrypt(made, host) if scheme == "https" else made
 
     def was_closed(self) -> bool:
         """Whether the other side has hung up while it lay idle, as servers do."""
@@ -663,7 +660,7 @@ class Wire:
         return data
 
 
-def dial(host: str, port: int, *, encrypted: bool) -> socket:
+def dial(host: str, port: int) -> socket:
     """As ``socket.create_connection`` does it. Raises OSError."""
     if TYPE_CHECKING:
         import socket as _socket
@@ -681,7 +678,7 @@ def dial(host: str, port: int, *, encrypted: bool) -> socket:
             made.settimeout(STORE_TIMEOUT_S)
             made.connect(address)
             made.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-            return encrypt(made, host) if encrypted else made
+            return made
         except OSError as error:
             made.close()
             failed = error

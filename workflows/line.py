@@ -81,7 +81,7 @@ class Line:
 
     def newest(self, group: str) -> Member | None:
         """The run of the group that was started last."""
-        return max((m for m in self._members.values() if m.entry.group == group), key=_age, default=None)
+        return max(self._group(group), key=_age, default=None)
 
     def before(self, member: Member) -> list[Member]:
         """Those of its group that came earlier."""

@@ -68,7 +68,7 @@ class Seen:
         One that was asked to go may be on a node that is lost, and then it counts no longer.
         """
         leaving = fields.text(self.body, "metadata", "deletionTimestamp")
-        return not (self.gone or leaving or _phase_ended(self.body))
+        return not (self.gone or leaving or phase_ended(self.body))
 
     @property
     def live(self) -> bool:
@@ -77,7 +77,7 @@ class Seen:
 
 
 def main_ended(body: Json) -> bool:
-    if _phase_ended(body):
+    if phase_ended(body):
         return True
     return any(
         fields.text(each, "name") == names.MAIN and "terminated" in fields.part(each, "state")
@@ -85,7 +85,7 @@ def main_ended(body: Json) -> bool:
     )
 
 
-def _phase_ended(body: Json) -> bool:
+def phase_ended(body: Json) -> bool:
     return fields.text(body, "status", "phase") in ("Succeeded", "Failed")
 
 
