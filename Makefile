@@ -12,9 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# The newest Python that really runs: the name alone may be a shim that only complains.
-# No shell is started for it unless the environment has to be made.
-FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+# The newest Python that really runs: the name alone may be a shim of pyenv that only complains, and what it stands
+# for lies elsewhere. No shell is started for it unless the environment has to be made.
+PYENV = "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions
+FIND_PYTHON = for python in $(PYTHON) \
+	python3.13 $(PYENV)/3.13.*/bin/python3.13 python3.12 $(PYENV)/3.12.*/bin/python3.12 python3.11 python3; do \
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 		&& command -v "$$python" && exit 0; \
 	done; \
@@ -38,7 +40,7 @@ run: $(STAMP) ## this project's own pipeline, on an embedded Temporal server and
 
 test: $(STAMP) ## all tests but the long ones; ARGS="tests/graph -x" narrows it
 	@bad=; \
-	$(BIN)/pytest -n 3 --dist loadfile -m 'not soak and not kubernetes' $(ARGS) || test $$? = 5 || bad=1; \
+	$(BIN)/pytest -n 3 --dist loadfile --max-worker-restart 3 -m 'not soak and not kubernetes' $(ARGS) || test $$? = 5 || bad=1; \
 	$(BIN)/pytest -m 'kubernetes and not soak' $(ARGS) || test $$? = 5 || bad=1; \
 	test -z "$$bad"
 

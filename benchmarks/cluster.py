@@ -86,7 +86,8 @@ class Cluster:
                 stderr=said,
             )
         assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), _SERVING_S)
+        async with asyncio.timeout(_SERVING_S):
+            line = await process.stdout.readline()
         worker = Worker(process=process, began_s=began_s, serves_s=time.monotonic())
         self._workers.append(worker)
         assert b"serving" in line, (self.place / "worker.log").read_text()[-2000:]

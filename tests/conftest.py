@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import faulthandler
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from _pytest.faulthandler import fault_handler_stderr_fd_key
+from hypothesis import HealthCheck, settings
 from lab import lab, release_lab
 from minio_server import free_pair, minio, own_minio  # noqa: F401 - fixtures of all rooms
 from temporalio.client import Client
@@ -25,7 +29,13 @@ from workers.serve import require_search_attributes
 __all__ = ["lab"]  # a fixture that lives beside what it gives
 
 
-def pytest_configure() -> None:
+TEARDOWN_S = 150
+
+settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loaded")  # a loaded machine is no verdict on what is tested
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Shells make what scripts start in the background deaf to these two, and so all that is started from there.
 
     What begins deaf stays so in a shell: `trap -` does not help. The steps of our tests begin as in a container.
@@ -33,6 +43,31 @@ def pytest_configure() -> None:
     for number, hearing in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, hearing)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(FailuresAtOnce(config))
+
+
+class FailuresAtOnce:
+    """A failure is told when it happens: where a run is cut off, nothing of what comes at its end is seen."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"{report.nodeid}, {report.when}: {report.longreprtext}"[:4000], red=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """A test's timeout strikes once: a teardown that hangs after it would hang for ever. This ends the process."""
+    faulthandler.dump_traceback_later(TEARDOWN_S, file=item.config.stash[fault_handler_stderr_fd_key], exit=True)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_sessionfinish() -> None:

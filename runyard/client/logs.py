@@ -218,7 +218,8 @@ async def _lines(
     try:
         while True:
             try:
-                line = await asyncio.wait_for(queue.get(), _IDLE_S) if queue.empty() else queue.get_nowait()
+                async with asyncio.timeout(_IDLE_S if queue.empty() else None):
+                    line = await queue.get()
             except TimeoutError:
                 if await _is_done(run, task, attempt):
                     return

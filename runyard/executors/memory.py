@@ -80,7 +80,8 @@ class MemoryExecutor:
                 reported = True
                 report(Progress(state="running", message="runs", node="memory"))
             with contextlib.suppress(TimeoutError):  # nothing tells when a slow start is over: look
-                await asyncio.wait_for(seen.changed.wait(), None if reported else _START_POLL_S)
+                async with asyncio.timeout(None if reported else _START_POLL_S):
+                    await seen.changed.wait()
             if seen.owner != owner:
                 raise Fenced(f"{seen.owner or 'another caretaker'} has taken the task over")
         report(Progress(state="ended", message="ended", node="memory"))

@@ -428,7 +428,8 @@ async def _until_listed(watch: Watch, report: Report) -> None:
     """The cap on pods is counted in what the watch sees."""
     while not watch.listed.is_set():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(watch.listed.wait(), 2)
+            async with asyncio.timeout(2):
+                await watch.listed.wait()
         if watch.trouble:
             report(Progress(state="waiting", message=f"waits for the cluster: {watch.trouble}"))
 
@@ -542,7 +543,8 @@ class _Follow:
         """For news, or until it is time to look; whether there was news."""
         ending = bool(fields.text(seen.body, "metadata", "deletionTimestamp"))
         try:
-            await asyncio.wait_for(news.wait(), max(0.01, min(left_s, _ENDING_LOOK_S if ending else _LOOK_S)))
+            async with asyncio.timeout(max(0.01, min(left_s, _ENDING_LOOK_S if ending else _LOOK_S))):
+                await news.wait()
             self._heard = _clock()
             return True
         except TimeoutError:

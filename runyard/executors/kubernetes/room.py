@@ -98,7 +98,8 @@ class Room:
                     pause_s = _SOON_S
             limit_s = _RARELY_S if self._usage.sure else pause_s
             try:
-                await asyncio.wait_for(self._freed.wait(), limit_s * random.uniform(0.8, 1.2))
+                async with asyncio.timeout(limit_s * random.uniform(0.8, 1.2)):
+                    await self._freed.wait()
                 insist, woken = False, True
             except TimeoutError:
                 insist, woken = True, False

@@ -72,7 +72,8 @@ class Room:
                         return make()
                 report(_waiting(f"{used} of {self._slots} slots are in use"))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._freed.wait(), _LOOK_S)
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._freed.wait()
 
 
 def _waiting(why: str) -> Progress:
