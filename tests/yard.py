@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.faults import no_fault
@@ -18,12 +19,23 @@ from runyard.spec.cleanup import Retention
 from runyard.spec.group import NO_CAPS, Caps
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult, RunView
 from runyard.store.base import ObjectStore
+from workers.runner import leave_once
 from workers.serve import build_workers
 
 Work = Callable[..., Awaitable[asyncio.subprocess.Process]]
 """The fixture `work`: a worker in a process of its own, which kills itself at the fault point that it is told."""
 
-SANDBOX = SandboxedWorkflowRunner(
+
+class _Sandbox(SandboxedWorkflowRunner):
+    """What leaves the cache on a loaded machine leaves it once, as in production."""
+
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        instance = super().create_instance(det)
+        leave_once(instance)
+        return instance
+
+
+SANDBOX = _Sandbox(
     # our own modules too: a class that exists twice, inside and outside the sandbox, is not one class
     restrictions=SandboxRestrictions.default.with_passthrough_modules("runyard", "activities", "workflows")
 )

@@ -10,10 +10,12 @@ Turned down: the collector switched off (libraries may leave cycles, in errors a
 """
 
 import gc
+from collections.abc import Callable
+from threading import Lock
 from typing import Final
 
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
-from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
+from temporalio.bridge.proto.workflow_completion import Success, WorkflowActivationCompletion
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowInstanceDetails
 
 _THRESHOLDS: Final = (10_000, 20, 50)
@@ -27,19 +29,43 @@ class Runner(UnsandboxedWorkflowRunner):
     """
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        instance = super().create_instance(det)
-        activate = instance.activate
+        def take_apart() -> None:
+            for each in (*vars(instance).values(), instance):
+                if each is instance or isinstance(each, det.defn.cls):
+                    _take_apart(each)
 
-        def activate_and_let_go(act: WorkflowActivation) -> WorkflowActivationCompletion:
+        instance = super().create_instance(det)
+        leave_once(instance, then=take_apart)
+        return instance
+
+
+def leave_once(instance: WorkflowInstance, *, then: Callable[[], None] = lambda: None) -> None:
+    """An execution leaves the cache once, and is then done with: ``then`` follows.
+
+    The SDK asks for it again when it has not been done after 2 s, on a loaded machine or for a large heap, in
+    another thread and while the first is at it. The second would find what is half gone, fail, be asked for again
+    for ever, and hold the worker's shutdown up. It waits for the first here, and has nothing left to do.
+    """
+    activate, leaving, gone = instance.activate, Lock(), False
+
+    def activate_or_leave(act: WorkflowActivation) -> WorkflowActivationCompletion:
+        nonlocal gone
+        if not any(job.HasField("remove_from_cache") for job in act.jobs):
+            return activate(act)
+        with leaving:
+            if gone:
+                return _left(act)
             completion = activate(act)
-            if any(job.HasField("remove_from_cache") for job in act.jobs):  # its last: nobody asks it again
-                for each in (*vars(instance).values(), instance):
-                    if each is instance or isinstance(each, det.defn.cls):
-                        _take_apart(each)
+            gone = True
+            then()
+            instance.activate = _left  # type: ignore[method-assign]
             return completion
 
-        instance.activate = activate_and_let_go  # type: ignore[method-assign]
-        return instance
+    instance.activate = activate_or_leave  # type: ignore[method-assign]
+
+
+def _left(act: WorkflowActivation) -> WorkflowActivationCompletion:
+    return WorkflowActivationCompletion(run_id=act.run_id, successful=Success())
 
 
 def _take_apart(each: object) -> None:

@@ -39,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.board import Board
     from workflows.deletes import Deletes
     from workflows.details import current_details
+    from workflows.fitting import fit, fitting
     from workflows.messages import RunMessages
     from workflows.state import Carried, TaskRecord
     from workflows.task import FOR_EVER, HEARTBEAT, INFRASTRUCTURE, Driver
@@ -63,12 +64,6 @@ PREPARE_HEARTBEAT = timedelta(seconds=10)
 
 SHOWN_FILE = 16 << 10
 """A run file of more characters is not carried from execution to execution."""
-
-FAILED_NAMES = 20
-"""So many names of failed tasks go into the search attribute."""
-
-ATTRIBUTE_BYTES = 1_800
-"""A search attribute's most: the server refuses 2,048, and a run that tries is stuck."""
 
 
 @workflow.defn(name=WORKFLOW)
@@ -155,7 +150,7 @@ class RunWorkflow(RunMessages):
         prepared = self.board.prepared
         words = [(PROJECT, prepared.project), (GROUP, prepared.group), (OWNER, prepared.owner)]
         words += [(TRIGGER, prepared.trigger), (STAGE, "queued" if prepared.lines else "running")]
-        updates = [key.value_set(_fit(word, ATTRIBUTE_BYTES)) for key, word in words if word]
+        updates = [key.value_set(fit(word)) for key, word in words if word]
         workflow.upsert_search_attributes([*updates, TASKS.value_set(len(prepared.tasks))])
 
     async def _wait_for_turn(self) -> None:
@@ -312,7 +307,7 @@ class RunWorkflow(RunMessages):
         self.changed()
 
     def _publish_failure(self, *, first: bool) -> None:
-        names = _fitting(self.board.failed[: FAILED_NAMES + 1])
+        names = fitting(self.board.failed)
         if len(names) > self._failed_shown:
             self._failed_shown = len(names)
             failed = FAILED_TASKS.value_set(names)
@@ -431,23 +426,3 @@ def _without_file(request: Any) -> Any:
     if file is None or len(file if isinstance(file, str) else json.dumps(file)) <= SHOWN_FILE:
         return request
     return {**request, "file": "… see the first execution of this run"}
-
-
-def _fit(text: str, limit_bytes: int) -> str:
-    """Its beginning: at most 255 characters, and so many bytes as JSON that escapes all but ASCII."""
-    text = text[:255]
-    while len(json.dumps(text)) > limit_bytes:
-        text = text[:-10]
-    return text
-
-
-def _fitting(names: list[str]) -> list[str]:
-    """The first names, as many as fit into one search attribute."""
-    room, fitting = ATTRIBUTE_BYTES, []
-    for name in names[:FAILED_NAMES]:
-        short = _fit(name[:100], 250)
-        room -= len(json.dumps(short)) + 2
-        if room < 0:
-            break
-        fitting.append(short)
-    return fitting

@@ -100,11 +100,13 @@ async def latest(yard: Runyard) -> Seen:
         async for each in yard.client.list_workflows(_FULL):
             if not is_full(each.id):
                 continue
-            report = None
-            if each.status is WorkflowExecutionStatus.COMPLETED:
-                handle = yard.client.get_workflow_handle(each.id, run_id=each.run_id, result_type=CleanupReport)
+            handle = yard.client.get_workflow_handle(each.id, run_id=each.run_id, result_type=CleanupReport)
+            status, report = each.status, None
+            if status is WorkflowExecutionStatus.RUNNING:  # lists are a moment behind
+                status = (await handle.describe()).status
+            if status is WorkflowExecutionStatus.COMPLETED:
                 report = await handle.result()
-            is_open = each.status is WorkflowExecutionStatus.RUNNING
+            is_open = status is WorkflowExecutionStatus.RUNNING
             return Seen(id=each.id, started_at=each.start_time, open=is_open, report=report)
     except RPCError as error:
         raise yard.explain(error, what="the list of cleanups") from error

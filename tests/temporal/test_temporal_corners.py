@@ -601,8 +601,8 @@ async def test_shared_waits_fill_no_execution(yard: Yard, monkeypatch: pytest.Mo
     assert len(executions) >= 2
     for run_id in executions:
         execution = yard.client.get_workflow_handle(handle.id, run_id=run_id)
-        # and the timer of deletes that are confirmed together
-        assert len([event async for event in execution.fetch_history_events()]) < 60 + 10 + 40 + 5
+        # with a timer for each gate it would be 200 and more
+        assert len([event async for event in execution.fetch_history_events()]) < 160
     latest = yard.client.get_workflow_handle(handle.id)
     await latest.cancel()
     while (await latest.describe()).status is WorkflowExecutionStatus.RUNNING:

@@ -4,13 +4,17 @@ import asyncio
 import contextlib
 import gc
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from temporalio.bridge.proto.workflow_activation import RemoveFromCache
 from temporalio.client import Client, WorkflowHistory
-from temporalio.worker import Replayer
+from temporalio.worker import Replayer, WorkflowRunner
+from temporalio.worker._workflow_instance import _WorkflowInstanceImpl
+from yard import SANDBOX
 
 from runyard.executors.memory import MemoryExecutor
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult
@@ -43,11 +47,22 @@ def boards() -> int:
 
 
 @contextlib.asynccontextmanager
-async def at_work(client: Client, store: ObjectStore) -> AsyncIterator[None]:
+async def at_work(client: Client, store: ObjectStore, runner: WorkflowRunner = RUNNER) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
-        for worker in build_workers(client, store, [MemoryExecutor()], runner=RUNNER):
+        for worker in build_workers(client, store, [MemoryExecutor()], runner=runner):
             await stack.enter_async_context(worker)
         yield
+
+
+async def run_of_three(client: Client) -> None:
+    result = await client.execute_workflow(
+        WORKFLOW,
+        {"file": file("true"), "executor": "memory"},
+        id=f"test-{uuid.uuid4().hex}",
+        task_queue=RUNS_QUEUE,
+        result_type=RunResult,
+    )
+    assert result.result == "success"
 
 
 async def gone(before: int) -> None:
@@ -60,15 +75,29 @@ async def gone(before: int) -> None:
 async def test_an_execution_that_has_ended_needs_no_collector(client: Client, store: ObjectStore) -> None:
     before = boards()
     async with at_work(client, store):
-        result = await client.execute_workflow(
-            WORKFLOW,
-            {"file": file("true"), "executor": "memory"},
-            id=f"test-{uuid.uuid4().hex}",
-            task_queue=RUNS_QUEUE,
-            result_type=RunResult,
-        )
-        assert result.result == "success"
+        await run_of_three(client)
         await gone(before)
+
+
+@pytest.mark.parametrize("seconds", [3, 5])  # the SDK asks for it again when it is over, and while it is not
+@pytest.mark.parametrize("runner", [RUNNER, SANDBOX], ids=["ours", "in the sandbox"])
+async def test_an_execution_that_leaves_slowly_leaves_once(
+    client: Client, store: ObjectStore, runner: WorkflowRunner, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 2 s the SDK asks for it again, in another thread; a worker does not end before all have left."""
+    leave, times = _WorkflowInstanceImpl._apply_remove_from_cache, 0
+
+    def slowly(self: _WorkflowInstanceImpl, job: RemoveFromCache) -> None:
+        nonlocal times
+        times += 1
+        leave(self, job)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(_WorkflowInstanceImpl, "_apply_remove_from_cache", slowly)
+    async with asyncio.timeout(60):
+        async with at_work(client, store, runner):
+            await run_of_three(client)
+    assert times == 1
 
 
 @pytest.mark.parametrize("name", ["approval", "hold", "waits", "continued-1", "line-1"])

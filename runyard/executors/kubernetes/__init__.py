@@ -10,6 +10,8 @@
     room.py      who waits for room, and what wakes them
     watch.py     one list+watch for all pods of a namespace
     verdict.py   from a pod's status to how it stands or ended: pure, total
+    requests.py  the requests about one pod, and what their answers mean
+    follow.py    one caretaker's way along with one pod
     executor.py  the Executor
 
 JSON stays JSON: the typed models of the client cost four times the memory and the time, and know less than

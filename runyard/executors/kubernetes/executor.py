@@ -13,7 +13,6 @@ since it looked, and who was there before hears of it by its watch.
 import asyncio
 import base64
 import contextlib
-import math
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator
@@ -26,20 +25,20 @@ from runyard.executors.base import Ended, Launch, PodSeen, Progress, Report
 from runyard.executors.kubernetes import fields, names, pod, quota
 from runyard.executors.kubernetes.api import Api, Refused
 from runyard.executors.kubernetes.fields import Json
-from runyard.executors.kubernetes.room import NoRoom, Room
+from runyard.executors.kubernetes.follow import Follow
+from runyard.executors.kubernetes.requests import TRIES, create_pod, end_pod, look, remove_pod
+from runyard.executors.kubernetes.room import Room
 from runyard.executors.kubernetes.usage import Usage
-from runyard.executors.kubernetes.verdict import Patience, Verdict, cannot_begin, judge, may_have_begun
+from runyard.executors.kubernetes.verdict import Patience, may_have_begun
 from runyard.executors.kubernetes.watch import DEPARTED, Seen, Watch, main_ended
 from runyard.metrics import NO_METRICS, Metrics
 from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret, RegistryAuth, TaskPlan
 from runyard.spec.run import PodRef
 
-_LOOK_S = 60.0  # a follower that has heard nothing for so long asks itself
-_ENDING_LOOK_S = 10.0  # and more often of a pod that is to be gone
-_WHY_S = 10.0  # how long a pod with a node may say nothing before the cluster's events are read
-_GONE_S = 30.0  # how long a deleted pod may stay, e.g. for a finalizer
-_TRIES = 5
+
+class _Vanished(Exception):
+    """The pod is not there any more."""
 
 
 class KubernetesExecutor:
@@ -130,9 +129,9 @@ class KubernetesExecutor:
             await _until_listed(watch, report)
 
         async def make() -> tuple[Seen, bool]:
-            return await self._create(api, watch, manifest)
+            return await create_pod(api, watch, manifest)
 
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             known = watch.named(launch.name) or self._lost(watch, launch)
             if known is not None:
                 seen, made = known, False
@@ -160,28 +159,12 @@ class KubernetesExecutor:
             return None
         return seen if may_have_begun(seen.body) else None
 
-    async def _create(self, api: Api, watch: Watch, manifest: dict[str, Any]) -> tuple[Seen, bool]:
-        """The pod, and whether it is new. Raises NoRoom, and what a refusal means."""
-        name = manifest["metadata"]["name"]
-        for _ in range(_TRIES):
-            try:
-                return watch.admit(await api.create("pods", manifest)), True
-            except Refused as error:
-                if error.word == "AlreadyExists":
-                    if (seen := await self._look(api, watch, name)) is not None:
-                        return seen, False
-                    continue
-                if short := quota.shortage(error):
-                    raise NoRoom(str(short), short) from error
-                raise quota.as_error(error) from error
-        raise ExecutorError(f"there is a pod {name}, and there is not")
-
     async def _have_secret(self, api: Api, secret: dict[str, Any], seen: Seen) -> None:
         """The pod's Secret is there, and is this pod's: an earlier one of the name may still be on its way out."""
         if seen.gone or not seen.live:
             return
         name = secret["metadata"]["name"]
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             try:
                 made = await api.create("secrets", secret)
                 self._secrets[seen.uid] = fields.text(made, "metadata", "uid")
@@ -270,7 +253,7 @@ class KubernetesExecutor:
                 seen = watch.admit(await api.patch("pods", seen.name, {"metadata": change}))
             except Refused as error:
                 if error.status == 409:
-                    latest = await self._look(api, watch, seen.name)
+                    latest = await look(api, watch, seen.name)
                 elif error.status in (404, 422):  # 422: another uid
                     latest = None
                 else:
@@ -292,73 +275,41 @@ class KubernetesExecutor:
         process, _, noted = seen.note(names.OWNER).partition(" ")
         return process == self._process or noted == owner
 
-    async def _look(self, api: Api, watch: Watch, name: str) -> Seen | None:
-        """The pod of that name, asked for; None where there is none."""
-        try:
-            return watch.admit(await api.get("pods", name))
-        except Refused as error:
-            if error.status == 404:
-                return None
-            raise ExecutorError(f"the pod {name} cannot be looked at: {error.message}") from error
-
     # Follow
 
     async def follow(self, pod: PodRef, *, owner: str, report: Report) -> Ended:
         api, watch, _ = await self._open()
         with watch.listen(pod.uid) as news:
-            seen = watch.find(pod.uid) or await self._look(api, watch, pod.name)
+            seen = watch.find(pod.uid) or await look(api, watch, pod.name)
             if seen is None or seen.uid != pod.uid:
                 return Ended(gone=True, message="the pod is not there")
             try:
                 await self._take_over(api, watch, seen, owner)
             except _Vanished:
                 watch.dismiss(pod.uid)
-            return await _Follow(self, api, watch, pod, owner, report).until_ended(news)
+            follow = Follow(
+                api,
+                watch,
+                pod,
+                check=lambda seen: self._check(seen, owner),
+                patience=self._patience,
+                report=report,
+            )
+            return await follow.until_ended(news)
 
     # End
 
     async def stop(self, pod: PodRef, *, grace_s: float) -> None:
         api, watch, _ = await self._open()
         seen = watch.find(pod.uid) if pod.uid else watch.named(pod.name)
-        seen = seen or await self._look(api, watch, pod.name)
+        seen = seen or await look(api, watch, pod.name)
         if seen is None or seen.gone or not seen.live or pod.uid not in ("", seen.uid):
             return
-        await self._end(api, watch, seen, Reason.CANCELLED, "it was asked to end", grace_s=grace_s)
-
-    async def _end(
-        self, api: Api, watch: Watch, seen: Seen, reason: Reason, message: str, *, grace_s: float
-    ) -> None:
-        """Write why, then ask it to end. A pod whose main runs always has the time that its main was promised."""
-        if not seen.note(names.ENDING):
-            change = {"uid": seen.uid, "annotations": {names.ENDING: f"{reason} {message}"}}
-            try:
-                seen = watch.admit(await api.patch("pods", seen.name, {"metadata": change}))
-            except Refused as error:
-                if error.status not in (404, 422):
-                    raise ExecutorError(f"the pod cannot be marked as ending: {error.message}") from error
-                watch.dismiss(seen.uid)
-                return
-        promised_s = fields.seconds(seen.body, "metadata", "annotations", names.GRACE) or 0
-        # a status is a second old: only where it says why main cannot have begun is there nobody to wait for
-        whole_s = 1 if cannot_begin(seen.body) else max(1, math.ceil(grace_s), math.ceil(promised_s))
-        await self._delete_pod(api, watch, seen, whole_s)
-
-    async def _delete_pod(self, api: Api, watch: Watch, seen: Seen, grace_s: int) -> None:
-        try:
-            answer = await api.delete("pods", seen.name, uid=seen.uid, grace_s=grace_s)
-        except Refused as error:
-            if error.status in (404, 409):  # 409: another uid has the name
-                watch.dismiss(seen.uid)
-                return
-            raise ExecutorError(f"the pod {seen.name} cannot be deleted: {error.message}") from error
-        # with no node, or no grace, it is gone with the answer, unless something holds it
-        at_once = grace_s == 0 or not fields.text(answer, "spec", "nodeName")
-        if at_once and not list(fields.part(answer, "metadata").get("finalizers", ()) or ()):  # type: ignore[call-overload]
-            watch.dismiss(seen.uid, answer if fields.text(answer, "kind") == "Pod" else None)
+        await end_pod(api, watch, seen, Reason.CANCELLED, "it was asked to end", grace_s=grace_s)
 
     async def delete(self, pod: PodRef) -> None:
         api, watch, room = await self._open()
-        seen = watch.find(pod.uid) if pod.uid else await self._look(api, watch, pod.name)
+        seen = watch.find(pod.uid) if pod.uid else await look(api, watch, pod.name)
         uid = pod.uid or (seen.uid if seen is not None else "")
         if not uid:
             return
@@ -370,7 +321,7 @@ class KubernetesExecutor:
             # whose pod has gone, too, is slower than we
             removed = await asyncio.gather(
                 self._remove_secret(api, uid, pod.name),
-                self._remove(api, watch, seen, news),
+                remove_pod(api, watch, seen, news),
                 return_exceptions=True,
             )
         for result in removed:
@@ -378,20 +329,6 @@ class KubernetesExecutor:
                 raise result
         self._owners.pop(uid, None)
         room.look_again()
-
-    async def _remove(self, api: Api, watch: Watch, seen: Seen, news: asyncio.Event) -> None:
-        if seen.gone:
-            return
-        await self._delete_pod(api, watch, seen, 0)
-        try:
-            async with asyncio.timeout(_GONE_S):
-                while (present := watch.find(seen.uid)) is not None and not present.gone:
-                    news.clear()
-                    await news.wait()
-        except TimeoutError:
-            raise ExecutorError(
-                f"the pod {seen.name} is being deleted, and something holds it (a finalizer?)"
-            ) from None
 
     async def _remove_secret(self, api: Api, pod_uid: str, name: str) -> None:
         """By the uid that we know. One that another process made goes with its pod, by the cluster itself."""
@@ -432,132 +369,6 @@ async def _until_listed(watch: Watch, report: Report) -> None:
                 await watch.listed.wait()
         if watch.trouble:
             report(Progress(state="waiting", message=f"waits for the cluster: {watch.trouble}"))
-
-
-class _Vanished(Exception):
-    """The pod is not there any more."""
-
-
-class _Follow:
-    """One caretaker's way along with one pod."""
-
-    def __init__(
-        self, executor: KubernetesExecutor, api: Api, watch: Watch, pod: PodRef, owner: str, report: Report
-    ) -> None:
-        self._executor = executor
-        self._api = api
-        self._watch = watch
-        self._pod = pod
-        self._owner = owner
-        self._report = report
-        self._told = ""
-        self._faults: dict[str, float] = {}  # since when, by our clock
-        self._ran_since: float | None = None
-        self._heard = 0.0
-        self._warning = ""
-
-    async def until_ended(self, news: asyncio.Event) -> Ended:
-        self._heard = _clock()
-        while True:
-            news.clear()
-            seen = self._watch.find(self._pod.uid)
-            if seen is None:
-                return Ended(gone=True, message="the pod is not there")
-            self._executor._check(seen, self._owner)
-            verdict = judge(seen.body, gone=seen.gone, now=self._api.now(), patience=self._executor._patience)
-            self._tell(verdict, seen)
-            left_s = self._left(verdict)
-            if left_s <= 0 and verdict.ended is not None and not await self._must_end(verdict, seen):
-                return verdict.ended
-            left_s = min(left_s if left_s > 0 else _LOOK_S, await self._deadline(verdict, seen))
-            silent = verdict.state == "pending" and bool(fields.text(seen.body, "spec", "nodeName"))
-            if not await self._wait(news, seen, min(left_s, _WHY_S) if silent else left_s) and silent:
-                await self._ask_why()
-
-    async def _must_end(self, verdict: Verdict, seen: Seen) -> bool:
-        """Whether main still runs, and so has to be ended first; then it is asked to."""
-        if not verdict.main_runs or verdict.ended is None:
-            return False
-        if not seen.note(names.ENDING):
-            reason = verdict.ended.reason or Reason.INTERNAL
-            await self._end(seen, reason, verdict.ended.message)
-        return True
-
-    async def _end(self, seen: Seen, reason: Reason, message: str) -> None:
-        await self._executor._end(self._api, self._watch, seen, reason, message, grace_s=0)
-
-    def _left(self, verdict: Verdict) -> float:
-        """Seconds until the verdict holds."""
-        if verdict.ended is None:
-            self._faults.clear()
-            return _LOOK_S
-        since = self._faults.setdefault(verdict.fault, _clock())
-        return verdict.patience_s - (_clock() - since)
-
-    async def _deadline(self, verdict: Verdict, seen: Seen) -> float:
-        """Seconds until main has run for as long as it may; at zero it is asked to end."""
-        limit_s = fields.seconds(seen.body, "metadata", "annotations", names.DEADLINE)
-        if limit_s is None or verdict.state != "running" or seen.note(names.ENDING):
-            return _LOOK_S
-        if self._ran_since is None:
-            self._ran_since = _clock() - self._ran_before(seen)
-        left_s = limit_s - (_clock() - self._ran_since)
-        if left_s > 0:
-            return left_s
-        await self._end(seen, Reason.TIMEOUT_RUN, f"ran longer than {limit_s:g} s")
-        return _LOOK_S
-
-    def _ran_before(self, seen: Seen) -> float:
-        """How long main has run already when this caretaker first sees it run."""
-        for each in fields.parts(seen.body, "status", "containerStatuses"):
-            started = fields.moment(each, "state", "running", "startedAt")
-            if fields.text(each, "name") == names.MAIN and started is not None:
-                # both are whole seconds; the news of a start is a second old as a rule, and not worth a cut
-                return max(0.0, (self._api.now() - started).total_seconds() - 2)
-        return 0.0
-
-    def _tell(self, verdict: Verdict, seen: Seen) -> None:
-        message = verdict.message
-        if verdict.state == "pending" and self._warning:
-            message = f"{message}; {self._warning}"
-        if self._watch.trouble and verdict.state != "ended":
-            message = f"{message} ({self._watch.trouble})"
-        state = verdict.state
-        if state == "ended" and (verdict.patience_s or verdict.main_runs):  # not yet
-            state = "running" if verdict.begun else "pending"
-        node = fields.text(seen.body, "spec", "nodeName")
-        if self._told != f"{state} {node} {message}":
-            self._told = f"{state} {node} {message}"
-            self._report(Progress(state=state, message=message or state, node=node))
-
-    async def _ask_why(self) -> None:
-        """The cluster's last warning: volumes that cannot be mounted, say, are in no status."""
-        with contextlib.suppress(Refused, ExecutorError):  # it is only for people; we may have no right to it
-            page = await self._api.page("events", fieldSelector=f"involvedObject.uid={self._pod.uid}")
-            warnings = [each for each in fields.parts(page, "items") if fields.text(each, "type") == "Warning"]
-            if warnings:
-                last = max(warnings, key=lambda each: fields.text(each, "lastTimestamp"))
-                self._warning = f"{fields.text(last, 'reason')}: {fields.text(last, 'message')}"[:500]
-
-    async def _wait(self, news: asyncio.Event, seen: Seen, left_s: float) -> bool:
-        """For news, or until it is time to look; whether there was news."""
-        ending = bool(fields.text(seen.body, "metadata", "deletionTimestamp"))
-        try:
-            async with asyncio.timeout(max(0.01, min(left_s, _ENDING_LOOK_S if ending else _LOOK_S))):
-                await news.wait()
-            self._heard = _clock()
-            return True
-        except TimeoutError:
-            if _clock() - self._heard >= (_ENDING_LOOK_S if ending else _LOOK_S):
-                self._heard = _clock()
-                latest = await self._executor._look(self._api, self._watch, self._pod.name)
-                if latest is None or latest.uid != self._pod.uid:
-                    self._watch.dismiss(self._pod.uid)
-            return False
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _as_seen(body: Json) -> PodSeen:

@@ -3,7 +3,7 @@
 What is kept of a pod is what verdicts are made of, a tenth of what the server sends. What the server forgets to
 send is the reason for the rest of this module: a watch that is silent for too long is opened anew (bookmarks
 come once a minute also when nothing happens, so silence is a dead connection); one that is too old (410)
-begins with a list; a follower that has heard nothing for a while asks for its pod itself (see executor.py).
+begins with a list; a follower that has heard nothing for a while asks for its pod itself (see follow.py).
 
 A pod that went is remembered for a while with its last status: who asks a moment later is told how it ended, and
 who is to make it learns that it has been there.
