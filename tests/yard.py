@@ -87,3 +87,11 @@ async def working(
         for worker in workers:
             await stack.enter_async_context(worker)
         yield Yard(client, store, executors[0])
+        late = asyncio.get_running_loop().call_later(60, _tell_what_runs)
+    late.cancel()
+
+
+def _tell_what_runs() -> None:
+    """A worker that does not end waits for one of these."""
+    for task in asyncio.all_tasks():
+        task.print_stack()

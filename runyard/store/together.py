@@ -37,6 +37,7 @@ class Together:
         self._waiting.append((key, asked))
         if self._at_work is None or self._at_work.done():
             self._at_work = asyncio.create_task(self._work())
+            self._at_work.add_done_callback(self._forsake)
         made = await settle(asked)
         if isinstance(made, Exception):
             raise made
@@ -48,10 +49,21 @@ class Together:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             try:
                 found = await asyncio.to_thread(self._make, [key for key, _ in batch])
-            except asyncio.CancelledError:  # the loop ends
-                for _, asked in [*batch, *self._waiting]:
-                    asked.cancel()
+            except asyncio.CancelledError:
+                _cancel(batch)
                 raise
+            except Exception as error:  # before the first was made: no room for the file that all are names of
+                found = [error] * len(batch)
             for (_, asked), made in zip(batch, found, strict=True):
                 if not asked.done():
                     asked.set_result(made)
+
+    def _forsake(self, work: asyncio.Task[None]) -> None:
+        """The loop ends, maybe before the work began: those who wait do not heed a cancel of their own."""
+        if work.cancelled() and work is self._at_work:
+            _cancel(self._waiting)
+
+
+def _cancel(waiting: Sequence[tuple[str, asyncio.Future[Made]]]) -> None:
+    for _, asked in waiting:
+        asked.cancel()

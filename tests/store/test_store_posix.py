@@ -1,6 +1,7 @@
 """What only a folder can do to a store: other processes, links, rights, a full disk, a folder that goes away."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -342,6 +343,42 @@ async def test_a_full_disk(small_disk: Path) -> None:
 
     with pytest.raises(StoreFull, match="no room left when writing `many/"):
         await fill()
+
+
+async def test_many_at_once_on_a_full_disk(small_disk: Path) -> None:
+    """Many empty objects are names of one file, and there may be no room for it."""
+    store = PosixStore(small_disk / "store")
+    with (small_disk / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    for n in range(64):  # what the file system has left of names
+        with contextlib.suppress(OSError):
+            (small_disk / f"{n}").touch()
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(*(store.put(f"many/{n}", b"") for n in range(20)), return_exceptions=True)
+    assert {type(each) for each in results} == {StoreFull}
+    (small_disk / "ballast").unlink()
+    for n in range(64):
+        (small_disk / f"{n}").unlink(missing_ok=True)
+    await asyncio.gather(*(store.put(f"many/{n}", b"") for n in range(20)))
+    assert len([info async for info in store.list("many/")]) == 20
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_loop_that_ends_waits_for_nobody(tmp_path: Path, turns: int) -> None:
+    """All tasks are cancelled, those that work for others too, before they began or in the middle."""
+
+    async def leave() -> None:
+        store = PosixStore(tmp_path / "store")
+        writing = [asyncio.create_task(store.put(f"many/{n}", b"")) for n in range(8)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        async with asyncio.timeout(30):
+            await asyncio.wait(writing)
+
+    asyncio.run(leave())
 
 
 async def test_a_read_only_file_system(small_disk: Path) -> None:
