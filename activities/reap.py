@@ -111,17 +111,27 @@ class PodWatch:
                 await self.look()
             except RunyardError as error:  # the next look is soon
                 _log.warning("the pods of %s were not looked at: %s", self._executor.name, error.message)
+            except Exception:  # a fault here must not end the watch for ever
+                _log.exception("the pods of %s were not looked at", self._executor.name)
 
     async def look(self) -> list[PodSeen]:
         """Once; the pods that are gone now."""
         pods = [pod async for pod in self._executor.list(fresh=False)]
         ended = await self._statuses.closed(list(dict.fromkeys(pod.run_id for pod in pods)))
         over = [pod for pod in pods if pod.run_id in ended and _is_past(pod, ended[pod.run_id], GRACE_S)]
-        for pod in over:
-            _log.warning("run %s has ended: deleting its pod %s", pod.run_id, pod.pod.name)
+        gone = [pod for pod in over if await self._delete(pod)]
+        self._metrics.leaked(self._executor.name, len(gone))
+        return gone
+
+    async def _delete(self, pod: PodSeen) -> bool:
+        """What one has left, files of root's say, keeps it; the others go."""
+        _log.warning("run %s has ended: deleting its pod %s", pod.run_id, pod.pod.name)
+        try:
             await self._executor.delete(pod.pod)
-        self._metrics.leaked(self._executor.name, len(over))
-        return over
+        except Exception as error:
+            _log.warning("pod %s stays: %s", pod.pod.name, error, exc_info=not isinstance(error, RunyardError))
+            return False
+        return True
 
 
 def _is_past(pod: PodSeen, closed_at: datetime, grace_s: float) -> bool:

@@ -66,6 +66,7 @@ class _Pages:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request a connection. Whoever says nothing sensible in time is let go."""
+        writer.transport.set_write_buffer_limits(0)  # `drain` then waits for all of it, within the time limit
         try:
             async with asyncio.timeout(2 * _ANSWER_S):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -78,7 +79,7 @@ class _Pages:
                 writer.write(b"" if method == "HEAD" else body)
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
+            writer.transport.abort()  # the server's end waits for every connection
         finally:
             writer.close()
 

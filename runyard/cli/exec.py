@@ -143,11 +143,19 @@ async def _yard(work: _Work) -> AsyncIterator["Runyard"]:
         serving = asyncio.create_task(
             serve(server.client, settings, executors=[work.request.executor], ready=ready, tied=True)
         )
+        owner = asyncio.current_task()
+        assert owner is not None
+
+        def lose(_: "asyncio.Task[None]") -> None:
+            owner.cancel()  # nobody is left to bring the run to its end; why is raised below
+
         try:
             await _until_ready(serving, ready)
+            serving.add_done_callback(lose)
             async with Runyard.over(server.client, settings, ui=server.ui_url) as yard:
                 yield yard
         finally:
+            serving.remove_done_callback(lose)
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving

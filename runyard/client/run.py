@@ -53,6 +53,9 @@ the run went on as another, is answered by a replay of all of it, and the new ex
 FULL_S: Final = 0.2
 """The server holds few questions for a run whose worker is busy, and refuses more: after this it is asked anew."""
 
+REST_S: Final = 0.5
+"""After this a wait for the run's end that the server broke off begins anew."""
+
 LOOK_S: Final = 0.05
 LOOKS: Final = 20
 """An execution announces that moment. Where it has left no view of the run for it, it is looked so often, in these
@@ -123,7 +126,7 @@ class Run:
                 await asyncio.wait({ended}, timeout=interval_s)
         finally:
             ended.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RPCError):
+            with contextlib.suppress(asyncio.CancelledError):
                 await ended
 
     async def result(self) -> RunResult:
@@ -290,14 +293,17 @@ class Run:
                 await self._raise_for(error)
 
     async def _wait(self) -> None:
-        """Until it has ended, in whatever way."""
-        try:
-            await self._handle.result(follow_runs=True)
-        except WorkflowFailureError:
-            return
-        except RPCError as error:
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise
+        """Until it has ended, in whatever way. Who waits asks other things besides, and hears what is wrong."""
+        while True:
+            try:
+                await self._handle.result(follow_runs=True)
+                return
+            except WorkflowFailureError:
+                return
+            except RPCError as error:
+                if error.status is RPCStatusCode.NOT_FOUND:
+                    return
+                await asyncio.sleep(REST_S)
 
     async def _remembered(self) -> RunView:
         view = await self._stored()

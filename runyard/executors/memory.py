@@ -100,8 +100,7 @@ class MemoryExecutor:
         if seen is None:
             return
         seen.life.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([seen.life])
+        await asyncio.wait([seen.life])
         if self._pods.get(pod.name) is seen:
             del self._pods[pod.name]
 

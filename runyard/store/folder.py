@@ -153,12 +153,15 @@ class FolderStore:
     ) -> ObjectInfo:
         if if_absent:
             await self._in_thread(doing, self._tree.refuse, key)
-        temporary = await self._in_thread(doing, self._tree.begin)
+        begun: list[Temporary] = []  # filled in the thread: a cancel drops what the call returns
         try:
+            await self._in_thread(doing, lambda: begun.append(self._tree.begin()))
+            (temporary,) = begun
             check_size(key, size, await self._spool(data, temporary, doing))
             return await self._in_thread(doing, self._tree.publish, temporary, key, if_absent=if_absent)
         finally:
-            temporary.discard()
+            for each in begun:
+                each.discard()
 
     async def _spool(self, data: AsyncIterable[bytes], temporary: Temporary, doing: str) -> int:
         """Write a stream in large pieces; the number of its bytes."""

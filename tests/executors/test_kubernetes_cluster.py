@@ -182,7 +182,7 @@ async def test_a_store_that_no_pod_sees_is_refused(worker: Worker, cluster: Clus
 async def test_what_no_status_says_comes_from_the_events(
     worker: Worker, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runyard.executors.kubernetes.executor._WHY_S", 2.0)
+    monkeypatch.setattr("runyard.executors.kubernetes.follow._WHY_S", 2.0)
     volume = {"name": "absent", "configMap": {"name": "absent"}}
     mounted = main_with(volumeMounts=[{"name": "absent", "mountPath": "/absent"}])
     executor = worker(template=merge(mounted, {"spec": {"volumes": [volume]}}))

@@ -65,7 +65,7 @@ class Api:
     ) -> "Api":
         """Raises ConfigError where no cluster is configured or its configuration cannot be read."""
         configuration = Configuration()
-        configuration.retries = False
+        configuration.retries = None  # not False: that is the number 0 there, which its loop never meets
         try:
             named = await _configure(configuration, kubeconfig, context)
         except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:

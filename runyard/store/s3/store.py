@@ -188,15 +188,15 @@ class S3Store:
             await upload.send(parts)
             check_size(key, size, counted.size)
             at = await upload.complete(if_absent=if_absent)
-        except (Conflict, StoreUnavailable):
-            at_last = await self._ours(key, token)
-            await upload.give_up()
+        except BaseException as error:
+            in_doubt = isinstance(error, Conflict | StoreUnavailable)
+            try:
+                at_last = await self._ours(key, token) if in_doubt else None
+            finally:
+                await upload.give_up()
             if at_last is None:
                 raise
             return at_last
-        except BaseException:
-            await upload.give_up()
-            raise
         return ObjectInfo(key=key, size=counted.size, modified_at=at)
 
     async def _ours(self, key: str, token: str) -> ObjectInfo | None:
