@@ -54,6 +54,7 @@ class GroupActivities:
                     start_signal=ENTER,
                     start_signal_args=[entry],
                     static_summary=f"line of {entry.line.partition(':')[2]}",
+                    memo={LINE_MEMO: last},  # it may be terminated before it has written its own
                 )
                 await self._until_ended(entry.line, handle.first_execution_run_id or "")
                 if not await self._is_open(entry.run_id, entry.execution_id):

@@ -45,6 +45,7 @@ from runyard.records.logs import load_manifest, load_seal, seal
 from runyard.records.podcaches import settle_caches
 from runyard.records.runs import write_runids
 from runyard.records.setup import SetupLog
+from runyard.records.sharing import refer
 from runyard.spec.plan import TaskPlan
 from runyard.spec.run import PodRef, TaskEnd
 from runyard.store import paths
@@ -333,9 +334,11 @@ class TaskActivities:
             await self._deleted(request.attempt, gone, None)
             return
         asked_at = pulse.now()
+        # its schedule may never have begun, and a cleanup takes at once what no run refers to
+        kept = await refer(self._store, paths.log_item(request.attempt.task_id), request.attempt.run_id)
         began = not await self._close(request.attempt)
         await self._executor.delete(PodRef(name=pod_name(request.attempt), uid=""))
-        if end := await self._seal_unfetched(request, pulse, began=began):
+        if kept and (end := await self._seal_unfetched(request, pulse, began=began)):
             _tell(end)
             await self._deleted(request.attempt, Lapse("delete", asked_at, pulse.now()), end)
 

@@ -49,11 +49,12 @@ class GroupWorkflow:
 
     @workflow.init
     def __init__(self, state: LineState | None = None) -> None:
-        self.line = Line(state or LineState())
+        state = state or LineState()
+        self.line = Line(state)
         self._woken = True
         self._bug: BaseException | None = None
         self._saying = 0  # words under way
-        self._told: dict[str, tuple[int, int]] = {}  # number and position, as runs were told
+        self._told = dict(state.told)  # number and position, as runs were told
         self._leaving: set[str] = set()  # superseded ones that still run
         self._news_due = False
         self._news_timer = False
@@ -69,7 +70,10 @@ class GroupWorkflow:
             self._tell_news()
             self._remember()
             if self._is_long() and not self._saying:
-                workflow.continue_as_new(self.line.state())
+                state = self.line.state()
+                # with its memo, or one that is terminated at once would have forgotten all; and with who was told
+                # what, or all that wait would be told again, which may fill the next execution at once
+                workflow.continue_as_new(state.model_copy(update={"told": self._told}), memo={LINE_MEMO: state})
             self._woken = False
             await workflow.wait_condition(lambda: self._woken)
             if self._bug is not None:
@@ -84,6 +88,10 @@ class GroupWorkflow:
     @workflow.signal(description="A run wants its turn.")
     def enter(self, entry: Entry) -> None:
         known = self.line.member(entry.run_id)
+        again = known is not None and known.entry.execution_id != entry.execution_id
+        if again and workflow.patched("a run's id may be used again"):  # the earlier one has ended
+            self._forget(entry.run_id)
+            known = None
         member = self.line.enter(entry)
         if known is not None and known.running:  # it did not hear it
             self._say(member, "turn")
@@ -139,7 +147,11 @@ class GroupWorkflow:
             workflow.upsert_memo({LINE_MEMO: state})
             workflow.set_current_details(line_details(self.describe()))
 
-    def _forget(self, run_id: str) -> None:
+    def _forget(self, run_id: str, *, only: str = "") -> None:
+        """``only``: if it is this execution; another run may have its id by now."""
+        member = self.line.member(run_id)
+        if only and member is not None and member.entry.execution_id != only:
+            return
         self.line.leave(run_id)
         self._told.pop(run_id, None)
         self._leaving.discard(run_id)
@@ -207,7 +219,7 @@ class GroupWorkflow:
             )
         except ActivityError as error:  # one that no further try mends: better two at a time than none for ever
             workflow.logger.warning("run %s cannot be watched: %s", entry.run_id, error.cause)
-        self._forget(entry.run_id)
+        self._forget(entry.run_id, only=entry.execution_id)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._guard(work))

@@ -7,13 +7,26 @@ longer to read takes the number of a later one that still waits, and that one th
 and plain (LineState): it is what an execution hands on to the next.
 """
 
-from collections import Counter
+import heapq
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from runyard.spec.group import Entry, LineState, LineView, Member, Policy, Waiting
 
 _UNTOLD = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where all are, worked out once for all who are told. For each anew it cost the cube of their number: with
+    200 of them more time than a workflow task has, so that the line stood still for ever."""
+
+    ready: list[Member]  # their group has room, in the order in which the cap lets them in
+    free: frozenset[str]  # the same, by run
+    positions: dict[str, int]  # of those that wait, by run
+    running: dict[str, list[str]]  # by group
 
 
 class Line:
@@ -24,6 +37,7 @@ class Line:
         self.cap = state.cap
         self.history_events = state.history_events
         self._members = {member.entry.run_id: member for member in state.members}
+        self._standing: _Standing | None = None  # until somebody comes, goes or is admitted
 
     def state(self) -> LineState:
         return LineState(
@@ -41,6 +55,7 @@ class Line:
         known = self._members.get(entry.run_id)
         if known is not None:
             return known
+        self._standing = None
         place = entry.counter or self.counter + 1
         self.counter = max(self.counter, place)
         self._members[entry.run_id] = Member(entry=entry, place=place)
@@ -58,9 +73,11 @@ class Line:
 
     def leave(self, run_id: str) -> None:
         """It has ended, or does not want its turn any more."""
+        self._standing = None
         self._members.pop(run_id, None)
 
     def admit(self, member: Member) -> None:
+        self._standing = None
         self._members[member.entry.run_id] = member.model_copy(update={"running": True})
 
     # what follows from it
@@ -105,27 +122,24 @@ class Line:
         """Whose turn it is now, if anybody's. Admit it, and ask again."""
         if self.cap is not None and len(self.running()) >= self.cap:
             return None
-        return next(iter(self._ready()), None)
+        return next(iter(self._look().ready), None)
 
     def order(self) -> list[Member]:
         """Those that wait, as they will have their turn if nothing changes: the first of each group first."""
-        ready = self._ready()
+        ready = self._look().ready
         first = {member.entry.run_id for member in ready}
         return [*ready, *(member for member in self.waiting() if member.entry.run_id not in first)]
 
     def position(self, member: Member) -> int:
         """From 1: its place among those of its group that wait, or among all whose group has room."""
-        ready = self._ready()
-        if member in ready:
-            return ready.index(member) + 1
-        return 1 + sum(not other.running for other in self.before(member))
+        return self._look().positions[member.entry.run_id]
 
     def why(self, member: Member) -> str:
         """What it waits for, as a sentence without an end."""
-        group = member.entry.group
-        if member in self._ready():
+        group, look = member.entry.group, self._look()
+        if member.entry.run_id in look.free:
             return f"waits for room: {len(self.running())} of {self.cap} runs at a time are running"
-        running = [m.entry.run_id for m in self._group(group) if m.running]
+        running = look.running.get(group, [])
         others = f" and {len(running) - 3} more" if len(running) > 3 else ""
         held = f" ({', '.join(running[:3])}{others} running)" if running else ""
         return f"waits for earlier runs of {group}{held}"
@@ -144,16 +158,40 @@ class Line:
     def _group(self, group: str) -> Iterator[Member]:
         return (m for m in self._members.values() if group and m.entry.group == group)
 
+    def _look(self) -> _Standing:
+        if self._standing is None:
+            ready, ahead, positions = self._ready(), Counter[str](), dict[str, int]()
+            for member in self.waiting():
+                ahead[member.entry.group] += 1
+                positions[member.entry.run_id] = ahead[member.entry.group]
+            positions |= {member.entry.run_id: place for place, member in enumerate(ready, 1)}
+            running = defaultdict[str, list[str]](list)
+            for member in self.running():
+                running[member.entry.group].append(member.entry.run_id)
+            free = frozenset(member.entry.run_id for member in ready)
+            self._standing = _Standing(ready, free, positions, dict(running))
+        return self._standing
+
     def _ready(self) -> list[Member]:
         """Those whose group has room, in the order in which the cap lets them in."""
         owners = Counter(member.entry.owner for member in self.running())
+        queues = defaultdict[str, deque[Member]](deque)
+        for member in sorted(self._first_of_groups(), key=lambda m: (m.entry.priority, m.place)):
+            queues[member.entry.owner].append(member)
+
+        def first(owner: str) -> tuple[int, int, int, str]:
+            best = queues[owner][0]
+            return best.entry.priority, owners[owner], best.place, owner
+
         found: list[Member] = []
-        ready = list(self._first_of_groups())
-        while ready:  # each that is let in counts for its owner
-            best = min(ready, key=lambda m: (m.entry.priority, owners[m.entry.owner], m.place))
-            owners[best.entry.owner] += 1
-            ready.remove(best)
-            found.append(best)
+        heads = [first(owner) for owner in queues]
+        heapq.heapify(heads)
+        while heads:  # each that is let in counts for its owner
+            owner = heapq.heappop(heads)[-1]
+            found.append(queues[owner].popleft())
+            owners[owner] += 1
+            if queues[owner]:
+                heapq.heappush(heads, first(owner))
         return found
 
     def _first_of_groups(self) -> Iterable[Member]:
@@ -164,9 +202,10 @@ class Line:
             if not group:
                 yield member
                 continue
-            left = room.setdefault(group, self.policy(group).limit - used[group])
-            if left > 0:
-                room[group] = left - 1
+            if group not in room:
+                room[group] = self.policy(group).limit - used[group]
+            if room[group] > 0:
+                room[group] -= 1
                 yield member
 
 

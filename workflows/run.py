@@ -115,6 +115,7 @@ class RunWorkflow(RunMessages):
             except asyncio.CancelledError:
                 cancelled = self.board.hurry = True
                 self._stop(*self._why_cancelled())
+                self._withdraw()
         return self._end(cancelled=cancelled or self.board.stop is Reason.CANCELLED)
 
     # the start
@@ -260,6 +261,11 @@ class RunWorkflow(RunMessages):
             workflow.upsert_memo({CLOSING: workflow.info().run_id, CREATED: created_at.isoformat()})
             left = timedelta(milliseconds=self.board.prepared.closing_ms)
             await workflow.sleep(left, summary="questions wait for what comes next")
+
+    def _withdraw(self) -> None:
+        """It was about to go on as another execution and is not: questions are for this one again."""
+        if workflow.memo_value(CLOSING, "") == workflow.info().run_id and workflow.patched("stays after all"):
+            workflow.upsert_memo({CLOSING: ""})
 
     async def _end_calm(self) -> None:
         for _ in range(CALMS):

@@ -260,7 +260,7 @@ class Driver:
             record.restarts += 1
             delay = 2.0 ** (record.restarts - 1)
         elif record.retries < retry.limit and _wanted(retry, end):
-            delay = min(retry.backoff_max_s, retry.backoff_s * retry.backoff_factor**record.retries)
+            delay = _pause_s(retry, record.retries)
             record.retries += 1
         elif end.reason.infra and record.losses < retry.infra:
             record.losses += 1
@@ -334,6 +334,14 @@ def _may_mend(reason: Reason) -> bool:
     Not where the kubelet has tried an image again and again already, nor for one that no quota will ever take.
     """
     return reason.infra and reason not in (Reason.IMAGE_PULL, Reason.QUOTA)
+
+
+def _pause_s(retry: Retry, retries: int) -> float:
+    """Before the next try. A factor of 1,000 leaves what a float can hold after a hundred."""
+    try:
+        return min(retry.backoff_max_s, retry.backoff_s * retry.backoff_factor**retries)
+    except OverflowError:
+        return retry.backoff_max_s
 
 
 def _wanted(retry: Retry, end: TaskEnd) -> bool:

@@ -57,10 +57,14 @@ class Turn:
         self.over = self.over or not board.prepared.lines
         while not self.over:
             entry = next((each for each in board.prepared.lines if each.line not in self._taken), None)
-            if entry is None or self.skipped or board.stop is not None:
+            if entry is None or self.skipped or board.stop is not None or self._has_nothing_to_run():
                 self._end()
             else:
                 await self._stay(entry)
+
+    def _has_nothing_to_run(self) -> bool:
+        """All tasks are skipped, and the run was cancelled. A second wait would be refused, again and again."""
+        return self._run.board.hurry and workflow.patched("a cancel ends the wait")
 
     async def _stay(self, entry: Entry) -> None:
         board = self._run.board

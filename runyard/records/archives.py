@@ -8,6 +8,7 @@ from runyard.dialogue import ArchiveRecord, StoredArchive
 from runyard.errors import Corrupt, NotFound
 from runyard.records.bounded import for_each
 from runyard.records.digest import digest
+from runyard.records.logs import load_last_seal
 from runyard.store import paths
 from runyard.store.base import ObjectInfo, ObjectStore, read
 
@@ -18,6 +19,9 @@ async def list_archives(
     store: ObjectStore, task_ids: Sequence[str], *, expires_s: float = _WEEK_S
 ) -> list[StoredArchive]:
     """The archives of these tasks, in this order and by step; ``expires_s``: how long `source` is good.
+
+    Of a task that has ended they are those that its last attempt saved, by its seal: an earlier one may have saved
+    others. Where that seal knows of a part only, as after a kill, all that are there are taken.
 
     Raises Corrupt for a record that cannot be read, NotFound for an archive whose record is there and it not.
     """
@@ -31,23 +35,33 @@ async def list_archives(
 async def _of_task(store: ObjectStore, task_id: str, expires_s: float) -> list[StoredArchive]:
     prefix = paths.archives(task_id)
     there = {info.key.removeprefix(prefix): info async for info in store.list(prefix)}
+    if not there:
+        return []
+    last = await load_last_seal(store, task_id)
+    if last is not None and last.complete:
+        records = last.archives
+    else:
+        names = [name for name in there if _is_record(name)]
+        records = [_parse(await read(store, prefix + name), task_id, name) for name in names]
     found = []
-    for name in there:
-        number, _, ending = name.partition(".")
-        if number.isdecimal() and ending == "json":
-            record = _parse(await read(store, prefix + name), task_id, name)
-            _check_size(task_id, record, there.get(record.file))
-            found.append(
-                StoredArchive(
-                    task=task_id,
-                    step=record.step,
-                    file=record.file,
-                    source=store.source(prefix + record.file, expires_s=expires_s),
-                    size=record.size,
-                    sha256=record.sha256,
-                )
+    for record in sorted(records, key=lambda each: each.step):
+        _check_size(task_id, record, there.get(record.file))
+        found.append(
+            StoredArchive(
+                task=task_id,
+                step=record.step,
+                file=record.file,
+                source=store.source(prefix + record.file, expires_s=expires_s),
+                size=record.size,
+                sha256=record.sha256,
             )
-    return sorted(found, key=lambda archive: archive.step)
+        )
+    return found
+
+
+def _is_record(name: str) -> bool:
+    number, _, ending = name.partition(".")
+    return number.isdecimal() and ending == "json"
 
 
 async def verify_archives(store: ObjectStore, task_id: str, records: Sequence[ArchiveRecord]) -> None:

@@ -100,6 +100,16 @@ async def load_seal(store: ObjectStore, task_id: str, attempt: int) -> Seal | No
         raise Corrupt(f"the seal of attempt {attempt} of task {task_id} cannot be read") from error
 
 
+async def load_last_seal(store: ObjectStore, task_id: str) -> Seal | None:
+    """Of the task's last attempt that is sealed. Others before it may not be, yet: their pods go at leisure."""
+    folder, last = paths.data(paths.log_item(task_id)), 0
+    async for info in store.list(folder):
+        number, _, _ = info.key.removeprefix(folder).partition("/")
+        if number.isdecimal() and info.key == paths.seal(task_id, int(number)):
+            last = max(last, int(number))
+    return await load_seal(store, task_id, last) if last else None
+
+
 async def seal(
     store: ObjectStore,
     task_id: str,

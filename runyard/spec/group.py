@@ -64,6 +64,7 @@ class LineState(Model):
     cap: int | None = None
     members: list[Member] = []
     history_events: int = 4_000  # it continues as new from here on
+    told: dict[str, tuple[int, int]] = {}  # number and position, as runs were told; not in the memo
 
 
 class Leave(Model):
