@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import partial
 
 from activities.signatures import TaskAttempt
 from runyard import traces
@@ -74,7 +75,8 @@ async def build_launch(
         environment[traces.VARIABLE] = traceparent
     secrets = {name: value.from_secret for name, value in environment.items() if isinstance(value, FromSecret)}
     secrets |= step_secrets(task)
-    assignment = await _assignment(store, run, task, attempt, mask=sorted(secrets), log_bytes=log_bytes)
+    assign = partial(_assignment, store, run, task, attempt, mask=sorted(secrets), log_bytes=log_bytes)
+    assignment = await assign()
     script = compile_script(task)
     _check_size(assignment)
     return Launch(
@@ -86,6 +88,7 @@ async def build_launch(
         environment=environment,
         secrets=secrets,
         assignment=assignment,
+        renew=assign,
         digest=_digest(script, assignment, environment, secrets),
         owner=owner,
         run_owner=run.owner or run.project,

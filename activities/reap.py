@@ -71,10 +71,9 @@ class ReapActivities:
                 if not rules.request.dry_run:
                     await self._executor.delete(pod.pod)
                 gone.append(f"{pod.run_id} {pod.task} #{pod.attempt}")
-            except RunyardError as error:  # the others all the same; this one the next time
-                notes.append(
-                    f"pod {pod.pod.name} of {self._executor.name} cannot be deleted: {error.message[:200]}"
-                )
+            except Exception as error:  # the others all the same; this one the next time
+                why = error.message if isinstance(error, RunyardError) else repr(error)
+                notes.append(f"pod {pod.pod.name} of {self._executor.name} cannot be deleted: {why[:200]}")
         young = len(pods) - len(open_pods) - len(over)
         kept = {why: number for why, number in ((OPEN_PODS, len(open_pods)), (YOUNG_PODS, young)) if number}
         return CleanupReport(

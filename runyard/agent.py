@@ -579,17 +579,23 @@ class Wire:
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.netloc}", "Accept-Encoding: identity"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         waiting = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
-        for piece in body:  # what is small goes out at once with what is before it
-            waiting += piece
-            if len(waiting) >= SENT_BYTES:
-                self.socket.sendall(waiting)
-                waiting = b""
-        self.socket.sendall(waiting)
+        cut: OSError | None = None
+        try:
+            for piece in body:  # what is small goes out at once with what is before it
+                waiting += piece
+                if len(waiting) >= SENT_BYTES:
+                    self.socket.sendall(waiting)
+                    waiting = b""
+            self.socket.sendall(waiting)
+        except ConnectionError as error:  # who refuses a body does not take all of it: its answer may be here
+            cut = error
         status, found = self._head()
+        if cut is not None and status < 400:
+            raise cut
         while status < 200:  # "100 Continue" and the like: the answer is still to come
             status, found = self._head()
         text = b"" if status in (204, 304) else self._text(found)
-        self.ends = self.ends or "close" in found.get("connection", "").lower()
+        self.ends = self.ends or cut is not None or "close" in found.get("connection", "").lower()
         return status, text.decode("utf-8", "replace"), found.get("etag", "")
 
     def close(self) -> None:
@@ -1467,6 +1473,8 @@ class Agent:
         self.work: Work | None = None
         self.readiness: Readiness | None = None  # as long as it is waited for
         self.home = self.cwd = ""
+        # folders that main sees too; none where it sees all
+        self.common = [os.path.realpath(each) for each in environ.get("RUNYARD_COMMON", "").split(":") if each]
         self.owner: tuple[int, int] | None = None  # to whom files are given that a step shall own
         self.refused, self.why = STARTED_BEFORE, ""  # what main gets instead of an answer, and the reason
         self.greeted = self.sealed = False
@@ -1768,9 +1776,15 @@ def open_turns(folder: str) -> tuple[int, int]:
 
 
 def open_fifo(path: str) -> int:
-    """The reading end of a FIFO, made if need be, which anybody may write to."""
+    """The reading end of a FIFO, made if need be, which anybody may write to.
+
+    Main may have put something else there: behind a link to /proc/self/environ are the keys to the store.
+    """
     make_fifo(path)
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no FIFO", path)
     widen(fd)
     return fd
 
@@ -1898,10 +1912,6 @@ def compile_name(glob: str) -> Segment:
     except re.error as error:
         raise Failure(f"the pattern {glob!r} cannot be read: {error}") from error
     return lambda name: compiled.fullmatch(name) is not None
-
-
-class MissingFile(Failure):
-    """A key names a file that is not there."""
 
 
 def render_key(template: str, call: Callable[[str, str | None], str]) -> str:
@@ -2628,7 +2638,13 @@ class Work:
         """A folder that the user named: ``~`` is main's home, others are below its working directory."""
         if text == "~" or text.startswith("~/"):
             text = self.agent.home + text[1:]
-        return os.path.normpath(os.path.join(self.agent.cwd, text))
+        path = os.path.normpath(os.path.join(self.agent.cwd, text))
+        # a step may have made a link there: behind it the agent would find its own container instead of main's
+        real = os.path.realpath(path)
+        common = self.agent.common
+        if common and not any(real == each or real.startswith(f"{each}/") for each in common):
+            raise Failure(f"{text} leads to {real}, which the agent does not share with main")
+        return path
 
     def run(self) -> None:
         try:
@@ -2751,7 +2767,7 @@ class Cache:
         for template in step["keys"]:
             try:
                 keys.append(self._render(template))
-            except MissingFile as error:
+            except Failure as error:  # the next key may be better
                 said.append(str(error))
         for key in keys:
             found = self._exact(key) or self._newest(key)
@@ -2901,7 +2917,7 @@ class Cache:
                 for data in iter(lambda: file.read(1 << 20), b""):
                     digest.update(data)
         except OSError as error:
-            raise MissingFile(f"{name} cannot be read: {error.strerror}") from error
+            raise Failure(f"{name} cannot be read: {error.strerror}") from error
         return digest.hexdigest()
 
 

@@ -16,6 +16,8 @@ Why it is written as it is:
 * The receipt is appended, word by word: a crash in the middle leaves all the words before.
 * A step's process tree is found by parents, in /proc or with `ps`, since not every system has `setsid`. Where it
   is, a step has a session of its own: scripts that end with `kill 0` mean themselves, not the task.
+* Its own variables begin with `ry_`: what an image or a task exports stays exported, so that a variable of the
+  script that had the name of one of theirs would reach the steps in its place.
 """
 
 import math
@@ -32,57 +34,58 @@ _PROLOGUE = """\
 #!/bin/sh
 # shellcheck disable=SC1003,SC1004,SC1017,SC1112,SC2016 # in the user's own words
 # shellcheck disable=SC2030,SC2031,SC2034,SC2317 # a step keeps what it exports; traps and timers call the rest
-# The steps of one task, compiled by Runyard. Its other half is the agent; they talk through $R/req and $R/res.
-R=$RUNYARD_DIR T=${RUNYARD_RECEIPT:-/dev/termination-log} G=${RUNYARD_GRACE_S:-8} pod=${RUNYARD_POD:-}
-home=${HOME:-/} spare=${RUNYARD_HOME:-}
+# The steps of one task, compiled by Runyard. Its other half is the agent; they talk through $ry_dir/req and /res.
+ry_dir=$RUNYARD_DIR ry_receipt=${RUNYARD_RECEIPT:-/dev/termination-log} ry_grace=${RUNYARD_GRACE_S:-8}
+ry_pod=${RUNYARD_POD:-}
+ry_home=${HOME:-/} ry_spare=${RUNYARD_HOME:-}
 unset RUNYARD_DIR RUNYARD_RECEIPT RUNYARD_GRACE_S RUNYARD_POD RUNYARD_HOME CDPATH
-export RUNYARD_OUTPUT="$R/output"
-step='' child='' timer='' timers=0 busy='' failed='' stage=TERM woken='' agent=''
+export RUNYARD_OUTPUT="$ry_dir/output"
+ry_step='' ry_child='' ry_timer='' ry_timers=0 ry_busy='' ry_failed='' ry_stage=TERM ry_woken='' ry_agent=''
 
-note() { printf '%s;' "$*" >>"$T"; }
+note() { printf '%s;' "$*" >>"$ry_receipt"; }
 
 lost() { note 'agent lost'; exit 125; }
 
 tell() { { printf '%s\\n' "$*" >&8; } 2>/dev/null; }
 
 ask() { # the agent's number, or the end of everything
-  { tell "$@" && read -r answer rest <&9; } || lost
-  return "$answer"
+  { tell "$@" && read -r ry_answer ry_rest <&9; } || lost
+  return "$ry_answer"
 }
 
 seal() { # answers to earlier requests may come first
   tell 'done' || lost
-  word=''
-  while [ "$word" != sealed ]; do read -r answer word rest <&9 || lost; done
-  return "$answer"
+  ry_word=''
+  while [ "$ry_word" != sealed ]; do read -r ry_answer ry_word ry_rest <&9 || lost; done
+  return "$ry_answer"
 }
 
 finish() {
   trap '' TERM INT
-  seal || { note "store refused $rest"; exit 125; }
+  seal || { note "store refused $ry_rest"; exit 125; }
   note sealed
   exit "$1"
 }
 
 kill_tree() { # SIGNAL: the step's process and all below it
-  tree=" $child " grown=1
-  while [ -n "$grown" ]; do
-    grown=''
+  ry_tree=" $ry_child " ry_grown=1
+  while [ -n "$ry_grown" ]; do
+    ry_grown=''
     # shellcheck disable=SC2046 # pairs of numbers
     set -- "$1" $(processes)
-    signal=$1
+    ry_signal=$1
     shift
     while [ $# -gt 1 ]; do
-      case $tree in
+      case $ry_tree in
         *" $1 "*) ;;
-        *" $2 "*) tree="$tree$1 " grown=1 ;;
+        *" $2 "*) ry_tree="$ry_tree$1 " ry_grown=1 ;;
       esac
       shift 2
     done
-    set -- "$signal"
+    set -- "$ry_signal"
   done
-  for process in $tree; do kill -s "$1" "$process" 2>/dev/null; done
-  kill -s "$1" -- "-$child" 2>/dev/null # orphans of its group, where it has one of its own
+  for ry_process in $ry_tree; do kill -s "$1" "$ry_process" 2>/dev/null; done
+  kill -s "$1" -- "-$ry_child" 2>/dev/null # orphans of its group, where it has one of its own
 }
 
 processes() { # PID PARENT ...
@@ -90,126 +93,126 @@ processes() { # PID PARENT ...
     ps -A -o pid= -o ppid=
     return
   fi
-  for file in /proc/[0-9]*/stat; do
-    line=''
-    { read -r line <"$file"; } 2>/dev/null
-    parent=${line##*) ? }
-    [ -z "$line" ] || printf '%s %s ' "${line%% *}" "${parent%% *}"
+  for ry_file in /proc/[0-9]*/stat; do
+    ry_line=''
+    { read -r ry_line <"$ry_file"; } 2>/dev/null
+    ry_parent=${ry_line##*) ? }
+    [ -z "$ry_line" ] || printf '%s %s ' "${ry_line%% *}" "${ry_parent%% *}"
   done
 }
 
 every() { # SECONDS COMMAND...: again and again in the background, until the timer is ended
-  timers=$((timers + 1))
+  ry_timers=$((ry_timers + 1))
   (
-    pause=$1
+    ry_pause=$1
     shift
     while :; do
-      nap='' over=''
-      trap 'over=1; [ -z "$nap" ] || kill -s KILL "$nap" 2>/dev/null' TERM
-      [ ! -e "$R/timer.$timers" ] || exit 0
-      sleep "$pause" & # killed, not asked: before it is `sleep` it is a shell that may lose a signal
-      nap=$!
-      [ -n "$over" ] || wait "$nap"
-      if [ -n "$over" ]; then kill -s KILL "$nap" 2>/dev/null; exit 0; fi
+      ry_nap='' ry_over=''
+      trap 'ry_over=1; [ -z "$ry_nap" ] || kill -s KILL "$ry_nap" 2>/dev/null' TERM
+      [ ! -e "$ry_dir/timer.$ry_timers" ] || exit 0
+      sleep "$ry_pause" & # killed, not asked: before it is `sleep` it is a shell that may lose a signal
+      ry_nap=$!
+      [ -n "$ry_over" ] || wait "$ry_nap"
+      if [ -n "$ry_over" ]; then kill -s KILL "$ry_nap" 2>/dev/null; exit 0; fi
       trap '' TERM # what it does, it does whole: its first victim's end is main's cue to end it
       "$@"
-      pause=$G
+      ry_pause=$ry_grace
     done
   ) </dev/null 6>&- 8>&- 9<&- &
-  timer=$!
+  ry_timer=$!
 }
 
 end_timer() { # the file is for a timer that is too young to hear the signal
-  [ -z "$timer" ] || { : >"$R/timer.$timers"; kill "$timer" 2>/dev/null; }
-  timer=''
+  [ -z "$ry_timer" ] || { : >"$ry_dir/timer.$ry_timers"; kill "$ry_timer" 2>/dev/null; }
+  ry_timer=''
 }
 
-alarm() { : >"$R/timeout.$1"; kill -s USR1 $$; }
+alarm() { : >"$ry_dir/timeout.$1"; kill -s USR1 $$; }
 
 on_alarm() { # the file tells an alarm from a stray signal
-  woken=1
-  [ -e "$R/timeout.$step" ] || return 0
-  [ -z "$busy" ] || tell stop
-  [ -z "$child" ] || kill_tree "$stage"
-  stage=KILL
+  ry_woken=1
+  [ -e "$ry_dir/timeout.$ry_step" ] || return 0
+  [ -z "$ry_busy" ] || tell stop
+  [ -z "$ry_child" ] || kill_tree "$ry_stage"
+  ry_stage=KILL
 }
 
 on_term() {
   trap '' TERM INT USR1
   note term
   end_timer
-  [ -z "$busy" ] || tell stop
-  if [ -n "$child" ]; then
-    if [ -n "$pod" ] && [ $$ = 1 ]; then kill -TERM -1; else kill_tree TERM; fi
-    every "$G" kill_tree KILL
-    wait "$child"
+  [ -z "$ry_busy" ] || tell stop
+  if [ -n "$ry_child" ]; then
+    if [ -n "$ry_pod" ] && [ $$ = 1 ]; then kill -TERM -1; else kill_tree TERM; fi
+    every "$ry_grace" kill_tree KILL
+    wait "$ry_child"
     ended $?
     end_timer
-    tell end "$step" "$rc"
+    tell end "$ry_step" "$ry_rc"
   fi
-  [ -z "$agent" ] || { seal && note sealed; }
+  [ -z "$ry_agent" ] || { seal && note sealed; }
   exit 143
 }
 
 ended() {
-  rc=$1
-  [ ! -e "$R/timeout.$step" ] || { rc=124; note "timeout $step"; }
-  note "$step $rc"
-  child=''
+  ry_rc=$1
+  [ ! -e "$ry_dir/timeout.$ry_step" ] || { ry_rc=124; note "timeout $ry_step"; }
+  note "$ry_step $ry_rc"
+  ry_child=''
 }
 
 verdict() { # the first failure decides
   end_timer
-  [ "$rc" = 0 ] || failed=${failed:-$rc}
+  [ "$ry_rc" = 0 ] || ry_failed=${ry_failed:-$ry_rc}
 }
 
-limit() { [ "$1" = 0 ] || every "$1" alarm "$step"; }
+limit() { [ "$1" = 0 ] || every "$1" alarm "$ry_step"; }
 
 begin() { # STEP: from here on the agent reads the step's log, which is descriptor 6
-  step=$1 stage=TERM
-  ask begin "$step" || lost
-  exec 7<>"$R/log.$step"
-  exec 6>"$R/log.$step"
+  ry_step=$1 ry_stage=TERM
+  ask begin "$ry_step" || lost
+  exec 7<>"$ry_dir/log.$ry_step"
+  exec 6>"$ry_dir/log.$ry_step"
   exec 7>&-
 }
 
 follow() { # SECONDS, 0 = no limit: the step that was just started
-  child=$!
+  ry_child=$!
   exec 6>&-
   limit "$1"
   while
-    woken=''
-    wait "$child"
-    rc=$?
-    [ -n "$woken" ]
+    ry_woken=''
+    wait "$ry_child"
+    ry_rc=$?
+    [ -n "$ry_woken" ]
   do :; done
-  ended "$rc"
+  ended "$ry_rc"
   verdict
-  ask end "$step" "$rc"
+  ask end "$ry_step" "$ry_rc"
 }
 
 leave() { # STEP SECONDS: one for the agent
-  step=$1 stage=TERM busy=1
+  ry_step=$1 ry_stage=TERM ry_busy=1
   limit "$2"
-  tell 'do' "$step" || lost
+  tell 'do' "$ry_step" || lost
   while
-    woken='' answer=''
-    read -r answer rest <&9 || [ -n "$woken" ] || lost
-    [ -z "$answer" ]
+    ry_woken='' ry_answer=''
+    read -r ry_answer ry_rest <&9 || [ -n "$ry_woken" ] || lost
+    [ -z "$ry_answer" ]
   do :; done
-  busy=''
-  ended "$answer"
+  ry_busy=''
+  ended "$ry_answer"
   verdict
 }
 
 become() { # COMMAND...: a step; in a session of its own where there is setsid, so that its `kill 0` is not for us
-  if [ -n "$hear" ] && command -v env >/dev/null; then set -- env --default-signal=INT,QUIT "$@"; fi
+  if [ -n "$ry_hear" ] && command -v env >/dev/null; then set -- env --default-signal=INT,QUIT "$@"; fi
   if command -v setsid >/dev/null; then set -- setsid "$@"; fi
   exec "$@"
 }
 
 no_room() {
-  echo "runyard: no room in $R for the text of this step"
+  echo "runyard: no room in $ry_dir for the text of this step"
   exit 126
 }
 
@@ -221,23 +224,23 @@ enter() {
 trap : PIPE
 trap on_term TERM INT
 trap on_alarm USR1
-[ -d "$R" ] || mkdir -m 777 -- "$R" 2>/dev/null
-: >"$R/output"
-for fifo in req res; do [ -p "$R/$fifo" ] || mkfifo -m 666 "$R/$fifo" 2>/dev/null; done
-(: <"$R/res") & # waits for the agent where a signal can reach us
+[ -d "$ry_dir" ] || mkdir -m 777 -- "$ry_dir" 2>/dev/null
+: >"$ry_dir/output"
+for ry_fifo in req res; do [ -p "$ry_dir/$ry_fifo" ] || mkfifo -m 666 "$ry_dir/$ry_fifo" 2>/dev/null; done
+(: <"$ry_dir/res") & # waits for the agent where a signal can reach us
 wait "$!"
-exec 8>"$R/req" 9<"$R/res"
-agent=1
-if [ -n "$spare" ]; then # nobody has made a home for us
-  mkdir -p -- "$home" 2>/dev/null
-  [ -w "$home" ] || { home=$spare HOME=$spare && mkdir -p -- "$home"; }
+exec 8>"$ry_dir/req" 9<"$ry_dir/res"
+ry_agent=1
+if [ -n "$ry_spare" ]; then # nobody has made a home for us
+  mkdir -p -- "$ry_home" 2>/dev/null
+  [ -w "$ry_home" ] || { ry_home=$ry_spare HOME=$ry_spare && mkdir -p -- "$ry_home"; }
 fi
 """
 
 _HELLO = """
-if [ -n "$pod" ]; then # what `id` says, without a program
-  while read -r word _ id _; do
-    case $word in Uid: | Gid:) set -- "$@" "$id" ;; esac
+if [ -n "$ry_pod" ]; then # what `id` says, without a program
+  while read -r ry_word _ ry_id _; do
+    case $ry_word in Uid: | Gid:) set -- "$@" "$ry_id" ;; esac
   done 2>/dev/null </proc/self/status
   [ $# = 2 ] || set -- "$(id -u)" "$(id -g)"
 fi
@@ -245,24 +248,24 @@ ask hello "$@"
 case $? in
   0) ;;
   3) note 'started before'; exit 125 ;;
-  6) note "service failed $rest"; exit 125 ;;
-  *) note "store refused $rest"; exit 125 ;;
+  6) note "service failed $ry_rest"; exit 125 ;;
+  *) note "store refused $ry_rest"; exit 125 ;;
 esac
 """
 
 # A shell that makes background children deaf to SIGINT is not bash; only coreutils can undo that from outside.
 _HEARING = """
-hear=''
-if [ -z "${BASH_VERSION:-}" ] && env --default-signal=INT,QUIT true 2>/dev/null; then hear=1; fi
+ry_hear=''
+if [ -z "${BASH_VERSION:-}" ] && env --default-signal=INT,QUIT true 2>/dev/null; then ry_hear=1; fi
 """
 
 _EPILOGUE = """
-finish "${failed:-0}"
+finish "${ry_failed:-0}"
 """
 
 _CONDITION = {
-    "on_success": 'if [ -z "$failed" ]; then',
-    "on_failure": 'if [ -n "$failed" ]; then',
+    "on_success": 'if [ -z "$ry_failed" ]; then',
+    "on_failure": 'if [ -n "$ry_failed" ]; then',
     "always": "if :; then",
 }
 
@@ -272,7 +275,7 @@ _RUN = """
   begin {n}
   (
     trap - INT QUIT
-    printf '%s' {text} >"$R/step.{n}" || no_room
+    printf '%s' {text} >"$ry_dir/step.{n}" || no_room
 {setup}
     become {command}
   ) </dev/null >&6 2>&1 6>&- 8>&- 9<&- &
@@ -302,7 +305,7 @@ def compile_script(task: TaskPlan) -> str:
     steps = [(n, step) for n, step in enumerate(task.steps) if not step.skip]
     parts += [_work_in(task.working_dir), _HELLO]
     if any(not isinstance(step, RunStep) for _, step in steps):
-        parts.append('ask home "$home"\nask cwd "$cwd"\n')
+        parts.append('ask home "$ry_home"\nask cwd "$ry_cwd"\n')
     if any(isinstance(step, RunStep) for _, step in steps):
         parts.append(_HEARING)
     for n, step in steps:
@@ -334,9 +337,9 @@ def _take_secret(variable: str) -> str:
 
 def _work_in(folder: str) -> str:
     return (
-        f"cwd={_folder(folder or '~/project')}\n"
-        '[ -d "$cwd" ] || mkdir -p -- "$cwd" 2>/dev/null\n'
-        '{ cd -- "$cwd" && cwd=$PWD; } 2>/dev/null # each step tries again, and says in its log what is wrong\n'
+        f"ry_cwd={_folder(folder or '~/project')}\n"
+        '[ -d "$ry_cwd" ] || mkdir -p -- "$ry_cwd" 2>/dev/null\n'
+        '{ cd -- "$ry_cwd" && ry_cwd=$PWD; } 2>/dev/null # each step tries again, and its log says what is wrong\n'
     )
 
 
@@ -346,7 +349,7 @@ def _folder(path: str) -> str:
         raise InvalidRequest(f"a working directory has no line breaks: {path!r}")
     if path == "~" or path.startswith("~/"):
         rest = path[1:]
-        return '"$home"' + (_quote(rest) if rest else "")
+        return '"$ry_home"' + (_quote(rest) if rest else "")
     return _quote(path if path.startswith("/") else f"./{path}")
 
 
@@ -358,7 +361,7 @@ def _run(task: TaskPlan, n: int, step: RunStep, secrets: dict[str, str]) -> str:
     words = (step.shell or task.shell).split()
     if not words:
         raise InvalidRequest(f"step {n} of task {task.name!r} has an empty shell")
-    setup = ['enter "$cwd"']
+    setup = ['enter "$ry_cwd"']
     if step.working_dir:
         setup.append(f"enter {_folder(step.working_dir)}")
     setup += _exports(step.environment, secrets)
@@ -368,14 +371,14 @@ def _run(task: TaskPlan, n: int, step: RunStep, secrets: dict[str, str]) -> str:
         condition=_CONDITION[step.when],
         text=_quote(step.command),
         setup="\n".join(f"    {line}" for line in setup),
-        command=" ".join(map(shlex.quote, words)) + f' "$R/step.{n}"',
+        command=" ".join(map(shlex.quote, words)) + f' "$ry_dir/step.{n}"',
         limit=_seconds(step.timeout_s if step.timeout_s is not None else task.timeouts.step_s),
     )
 
 
 def _do(task: TaskPlan, n: int, step: Step) -> str:
     values = [
-        f'  printf \'%s\' "${{{name}-}}" >"$R/env.{name}"\n'
+        f'  printf \'%s\' "${{{name}-}}" >"$ry_dir/env.{name}"\n'
         for name in dict.fromkeys(_ENV_IN_KEY.findall(" ".join(_keys(step))))
     ]
     return _DO.format(

@@ -18,6 +18,7 @@ from runyard.cli.exits import Exit
 from runyard.cli.restart import restart
 from runyard.cli.start import start
 from runyard.cli.transfer import export, import_
+from runyard.errors import Conflict
 from runyard.spec.run import TaskView
 
 if TYPE_CHECKING:
@@ -222,8 +223,8 @@ def cancel(
             view = await chosen.cancel_task(task, by=options.user(), reason=reason)
             return _print_decision(view, "cancelled", output=output)
         await chosen.cancel()
-        if wait:
-            await chosen.result()
+        if wait and (came_to := (await chosen.result()).result) == "success":
+            raise Conflict(f"run {run_id} had come to its end before the cancel reached it: {came_to}")
         if output == "json":
             print_json({"id": run_id, "cancelled": True})
         else:

@@ -126,8 +126,10 @@ async def _ask_temporal(yard: "Runyard", wanted: Filter, cursor: Cursor, limit: 
     text, most = query(wanted), SCAN + len(cursor.seen)
     if cursor.at_ms is not None:
         text += f" AND {field} < '{(_EPOCH + timedelta(milliseconds=cursor.at_ms + 1)).isoformat()}'"
-    async for view in yard.visible(text, limit=most, page_size=min(most, limit + len(cursor.seen) + 1)):
-        at = view.created_at if cursor.part == "open" else view.ended_at
+    async for view, started_at in yard.visible(
+        text, limit=most, page_size=min(most, limit + len(cursor.seen) + 1)
+    ):
+        at = started_at if cursor.part == "open" else view.ended_at
         at_ms = milliseconds(at or _EPOCH)
         looked += 1
         if view.id not in cursor.seen and await _has_text(yard, view, wanted.text):

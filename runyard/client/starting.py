@@ -28,8 +28,9 @@ def new_run_id(name: str, *, now: datetime | None = None) -> str:
 
 
 def keyed_run_id(name: str, key: str) -> str:
-    """The same id for the same key, so that a second start finds the first one's run."""
-    return f"{slug(name)}-{_base32(hashlib.sha256(key.encode()).digest())[:16]}"
+    """The same id for the same key and name, so that a second start finds the first one's run, and no other's."""
+    words = f"{name}\0{key}"  # a slug is not the whole name
+    return f"{slug(name)}-{_base32(hashlib.sha256(words.encode()).digest())[:16]}"
 
 
 def summary(name: str, source: Source, *, tasks: int) -> str:

@@ -65,6 +65,14 @@ def _written(target: Path | BinaryIO) -> Iterator[BinaryIO]:
     if not isinstance(target, Path):
         yield target
         return
+    try:
+        target = target.resolve()  # a link stays one
+        if target.exists() and not target.is_file():  # a device or a pipe is written to, and never replaced
+            with target.open("wb") as file:
+                yield file
+            return
+    except OSError as error:
+        raise InvalidRequest(f"{target} cannot be written: {error.strerror or error}") from error
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Unpack
@@ -25,7 +26,7 @@ from runyard.client.paging import RunPage, ids_query, read_page
 from runyard.client.remote import from_rpc
 from runyard.client.run import Run
 from runyard.client.ui import find_ui
-from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable
+from runyard.errors import Conflict, InvalidRequest, NotFound, RunyardError, ServerUnavailable, StoreError
 from runyard.records.runs import read_result
 from runyard.settings import Settings
 from runyard.snapshot.take import Taken
@@ -249,6 +250,12 @@ class Runyard:
         name, size = plan.run.name, len(plan.tasks)
         made = starting.keyed_run_id(name, idempotency_key) if idempotency_key else starting.new_run_id(name)
         chosen, token = check_run_id(run_id or made), secrets.token_hex(8)
+        if (run_id or idempotency_key) and await self._has_ended(chosen):  # Temporal may have forgotten it
+            if idempotency_key:
+                return self.run(chosen)
+            raise Conflict(
+                f"a run with the id {chosen} exists already", remedy="Choose another id, or leave it out."
+            )
         if local is not None:
             request, taken = await direct.with_snapshot(
                 self.store, request, plan, local, run_id=chosen, ignored=ignored
@@ -374,13 +381,16 @@ class Runyard:
         except RPCError as error:
             raise self.explain(error, what="the list of lines") from error
 
-    async def visible(self, query: str, *, limit: int, page_size: int) -> AsyncIterator[RunView]:
-        """What Temporal lists, in its order. Raises ServerUnavailable; without a server there is nothing."""
+    async def visible(self, query: str, *, limit: int, page_size: int) -> AsyncIterator[tuple[RunView, datetime]]:
+        """What Temporal lists, in its order, and the start that it goes by: of a run's last execution.
+
+        Raises ServerUnavailable; without a server there is nothing.
+        """
         if self._client is None:
             return
         try:
             async for each in self._client.list_workflows(query, limit=limit, page_size=page_size):
-                yield self.with_ui(listing.view_of(each, await each.memo()))
+                yield self.with_ui(listing.view_of(each, await each.memo())), each.start_time
         except RPCError as error:
             raise self.explain(error, what="the list of runs") from error
 
@@ -389,7 +399,7 @@ class Runyard:
         if not run_ids:
             return set()
         asked, size = ids_query(run_ids), len(run_ids)
-        return {view.id async for view in self.visible(asked, limit=size * 20, page_size=1_000)}
+        return {view.id async for view, _ in self.visible(asked, limit=size * 20, page_size=1_000)}
 
     async def stored(self, run_id: str) -> RunView | None:
         """What the store keeps of a run that has ended, or None."""
@@ -397,6 +407,13 @@ class Runyard:
             return self.with_ui(await read_result(self.store, run_id))
         except NotFound:
             return None
+
+    async def _has_ended(self, run_id: str) -> bool:
+        """As far as the store says: where it does not answer, a start does not wait for it."""
+        try:
+            return await self.stored(run_id) is not None
+        except StoreError:
+            return False
 
     async def unknown_run(self, run_id: str) -> NotFound:
         """The error for a run that is nowhere, with the ids that are like it."""

@@ -23,10 +23,12 @@ Order of calls for a pod::
 * Cancelling the asyncio task of any of these never harms the pod.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
+
+from pydantic import Field
 
 from runyard.dialogue import Assignment
 from runyard.model import Model
@@ -41,6 +43,7 @@ class Launch(Model):
     ``task`` has every output resolved; secrets are still by name, in ``environment`` (of main) and
     ``secrets`` (variable → secret: the values that main's script and the agent need, for steps and for
     masking). ``assignment`` is the agent's (see runyard.dialogue), without any secret in it.
+    ``renew`` makes it anew, with keys to the store that are good from now on: who waits for room may wait long.
     ``digest`` says what was asked: equal digests are equal requests.
     """
 
@@ -52,6 +55,7 @@ class Launch(Model):
     environment: dict[str, str | FromSecret] = {}
     secrets: dict[str, str] = {}
     assignment: Assignment
+    renew: Callable[[], Awaitable[Assignment]] | None = Field(None, exclude=True, repr=False)
     digest: str
     owner: str
     run_owner: str = ""  # whose run it is: owners get room in turn

@@ -7,6 +7,7 @@
 - {run: make test, name: tests}           …with the other keys beside it
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -20,6 +21,12 @@ from runyard.spec.when import STEP_WORDS, StepCondition, step_condition
 KINDS = ("clone", "run", "save_to_workspace", "restore_workspace", "save_cache", "restore_cache")
 ALONE = ("clone", "restore_workspace")
 
+_CALL = re.compile(
+    r"""-?\s*((md5sum|sha256sum|env)\s+("([^"\\]|\\.)*"|`[^`]*`)|os|arch|unixtime|year|month|day)\s*-?""",
+    re.DOTALL,
+)
+"""What `{{ … }}` in a cache key may call; `runyard.agent.render_key` does."""
+
 
 def _condition(value: object) -> object:
     if isinstance(value, str) and value not in STEP_WORDS:
@@ -31,9 +38,22 @@ def _glob(value: object) -> str:
     glob = values.filled(value)
     if glob.startswith("/") or ".." in glob.split("/"):
         raise values.wrong("a path to pack is relative and has no `..`", "name its folder in `source_dir`")
-    if glob.count("[") != glob.count("]") or glob.count("{") != glob.count("}"):
+    plain = re.sub(r"\\.", "", glob)
+    if plain.count("[") != plain.count("]") or plain.count("{") != plain.count("}"):
         raise values.wrong("a bracket of this pattern is not closed", "write \\[ or \\{ for the character itself")
     return glob
+
+
+def _key(value: object) -> str:
+    """A cache key whose calls the agent can read: one that it cannot is said there, and fails nothing for ever."""
+    words = values.filled(value)
+    for call in re.findall(r"\{\{(.*?)\}\}", words, re.DOTALL):
+        if not _CALL.fullmatch(call):
+            raise values.wrong(
+                f"`{clip(call.strip())}` is not known in a cache key",
+                'write {{ md5sum "go.sum" }}; others are sha256sum, env, os, arch, unixtime, year, month, day',
+            )
+    return words
 
 
 def _globs(value: object) -> list[object]:
@@ -55,8 +75,9 @@ Globs = Annotated[
     WithJsonSchema({"anyOf": [values.STRING, values.STRINGS]}),
 ]
 Inside = Annotated[str, values.PlainValidator(_place_inside), values.schema_of(["string"])]
+Key = Annotated[str, values.PlainValidator(_key), values.schema_of(["string"], minLength=1)]
 Keys = Annotated[
-    list[Filled],
+    list[Key],
     BeforeValidator(values.words),
     Field(min_length=1),
     WithJsonSchema({"anyOf": [values.STRING, values.STRINGS | {"minItems": 1}]}),
@@ -116,7 +137,7 @@ class SaveCacheStep(_Step):
     """Packs files under a key for later runs, unless the key is there already."""
 
     type: Literal["save_cache"]
-    key: Filled = Field(examples=['pip-{{ md5sum "constraints.txt" }}'])
+    key: Key = Field(examples=['pip-{{ md5sum "constraints.txt" }}'])
     contents: list[Content]
 
 

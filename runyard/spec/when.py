@@ -6,7 +6,8 @@ rules of `branch` count only on a branch, those of `tag` only on a tag, those of
 alone lets nothing through.
 
 A pattern in `/…/` or `#…#` is a regular expression that may match anywhere. Python's can take for ever, so
-only a shape that cannot is run here; all others of a run are asked in one child process with a bound.
+only a shape that cannot is run here; all others of a run are asked in one child process with a bound. Classes
+such as `[[:digit:]]`, which Go knows and Python reads as something else, are written out.
 Turned down: an own matcher in linear time (a second dialect of regular expressions), and forbidding groups
 with a repetition (`/^v(\\d+\\.)+\\d+$/` is what people write).
 """
@@ -40,10 +41,26 @@ for pattern, subject in work:
 """
 
 
+_SET = re.compile(r"\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]", re.DOTALL)
+_CLASS = re.compile(r"\[:(\^?\w+):\]")
+_CLASSES = {
+    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": r"\x00-\x7f", "blank": r"\t ", "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9", "graph": "!-~", "lower": "a-z", "print": " -~", "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t-\r ", "upper": "A-Z", "word": "0-9A-Za-z_", "xdigit": "0-9A-Fa-f",
+}  # fmt: skip
+"""Go's, of ASCII (regexp/syntax)."""
+
+
 def expression(pattern: str) -> str | None:
-    """The regular expression within `/…/` or `#…#`; None for a plain word."""
+    """The regular expression within `/…/` or `#…#`, in Python's words; None for a plain word. Raises re.error."""
     wrapped = len(pattern) >= 2 and pattern[0] == pattern[-1] and pattern[0] in "/#"
-    return pattern[1:-1] if wrapped else None
+    return _SET.sub(lambda found: _CLASS.sub(_written_out, found[0]), pattern[1:-1]) if wrapped else None
+
+
+def _written_out(found: re.Match[str]) -> str:
+    if found[1] not in _CLASSES:
+        raise re.error(f"there is no class {found[0]} here: there are {', '.join(_CLASSES)}")
+    return _CLASSES[found[1]]
 
 
 def _compile(regex: str) -> re.Pattern[str]:
@@ -56,11 +73,11 @@ def _pattern(value: object) -> str:
     words = values.filled(value)
     if len(words) > _PATTERN_LENGTH:
         raise values.wrong(f"a pattern has at most {_PATTERN_LENGTH} characters")
-    if (regex := expression(words)) is not None:
-        try:
+    try:
+        if (regex := expression(words)) is not None:
             _compile(regex)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise values.wrong(f"this regular expression does not compile: {error}") from error
+    except (re.error, RecursionError, OverflowError) as error:
+        raise values.wrong(f"this regular expression does not compile: {error}") from error
     return words
 
 

@@ -9,6 +9,7 @@ a loop over ten thousand objects does not keep everything else waiting.
 import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -195,7 +196,9 @@ class FolderStore:
     async def _in_thread(self, doing: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call in a thread; a cancel waits for its end, since files it uses are closed after it."""
         with self._tree.errors(doing):
-            return await settle(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
+            # a future, no task: at the end of a loop all tasks are cancelled, and the thread would work on alone
+            call = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
+            return await settle(call)
 
 
 def _take(walk: Iterator[ObjectInfo]) -> list[ObjectInfo]:

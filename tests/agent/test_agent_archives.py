@@ -510,3 +510,16 @@ def test_unpacker_is_closed(bench: Bench, tmp_path: Path) -> None:
     with Unpacker(str(tmp_path / "dest"), bench.work):
         pass
     assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_link_that_leads_out_of_what_main_sees_is_not_followed(bench: Bench, tmp_path: Path) -> None:
+    """In a pod the agent would find its own container behind it, programs that it runs as root among them."""
+    shared, outside = tmp_path / "shared", tmp_path / "outside"
+    shared.mkdir()
+    outside.mkdir()
+    (shared / "out").symlink_to(outside)
+    bench.agent.common, bench.agent.cwd = [str(shared)], str(shared)
+    assert bench.work.path("in/here") == str(shared / "in" / "here")
+    for folder in ("out", "out/below", "../outside", str(outside)):
+        with pytest.raises(Failure, match="does not share with main"):
+            bench.work.path(folder)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runyard.agent import Failure, Globs, MissingFile, escape, expand_braces, find_entries, render_key
+from runyard.agent import Failure, Globs, escape, expand_braces, find_entries, render_key
 from runyard.store import paths
 
 FILES = ["a.go", "b.py", ".hidden", "src/a.go", "src/x/b.go", "src/x/y/c.txt", "src/x/[z].md", "e mpty/"]
@@ -122,14 +122,6 @@ def test_key_of_200_characters() -> None:
     for key in ("", "k" * 201, "é" * 33 + "abc", "/" * 67):
         with pytest.raises(Failure, match="1 to 200 characters"):
             render_key(key, lambda *_: "")
-
-
-def test_missing_file_is_told_apart() -> None:
-    def call(function: str, argument: str | None) -> str:
-        raise MissingFile("not there")
-
-    with pytest.raises(MissingFile):
-        render_key('{{ md5sum "x" }}', call)
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=50))

@@ -4,10 +4,12 @@ import hashlib
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from agent_stage import Stage
 
+from runyard.agent import open_fifo
 from runyard.spec.plan import FromSecret, RunStep
 
 
@@ -274,3 +276,30 @@ def test_oldest_python(old_stage: Stage) -> None:
     assert old_stage.play(run("echo hi; echo K=v >$RUNYARD_OUTPUT"), mask=["S"], secrets={"S": "geheim"}) == 0
     assert old_stage.log(0) == b"hi\n"
     assert old_stage.manifest.outputs == {"K": "v"}
+
+
+NAMES = [
+    "R", "T", "G", "pod", "home", "spare", "step", "child", "timer", "timers", "busy", "failed", "stage",
+    "woken", "agent", "answer", "rest", "word", "rc", "tree", "grown", "signal", "process", "file", "line",
+    "parent", "pause", "nap", "over", "fifo", "id", "hear", "cwd",
+]  # fmt: skip
+
+
+def test_variables_of_the_user_reach_the_steps_whatever_they_are_called(any_shell: Stage) -> None:
+    """What is exported stays so: a variable of the script with such a name would have changed it."""
+    shown = " ".join(f'"${name}"' for name in NAMES)
+    environ = dict.fromkeys(NAMES, "user")
+    code = any_shell.play(run(f"echo {shown}"), run(f"echo {shown}", environment={"R": "own"}), environ=environ)
+    assert code == 0
+    assert any_shell.log(0).split() == [b"user"] * len(NAMES)
+    assert any_shell.log(1).split() == [b"own", *[b"user"] * (len(NAMES) - 1)]
+
+
+def test_a_link_in_the_place_of_a_log_is_not_read(tmp_path: Path) -> None:
+    """Behind it there may be what main must not know: the agent's environment has the keys to the store."""
+    (tmp_path / "environ").write_text("RUNYARD_ASSIGNMENT={}")
+    (tmp_path / "log.1").symlink_to(tmp_path / "environ")
+    (tmp_path / "log.2").write_text("no FIFO either")
+    for name in ("log.1", "log.2"):
+        with pytest.raises(OSError, match=r"symbolic links|no FIFO"):
+            open_fifo(str(tmp_path / name))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
 import uuid
@@ -32,12 +33,13 @@ from runyard.client.cleanup import (
     remove_run,
 )
 from runyard.errors import Conflict, InvalidRequest, NotFound
+from runyard.executors.base import PodSeen
 from runyard.executors.memory import MemoryExecutor
 from runyard.records.fates import OPEN, PINNED, YOUNG
 from runyard.records.runs import read_plan, read_result, write_result, write_runids
 from runyard.settings import Settings
 from runyard.spec.cleanup import CLEANUP, CLEANUP_ID, CleanupReport, CleanupRequest, Retention, Tally, as_lines
-from runyard.spec.run import RUNS_QUEUE, RunResult, RunView
+from runyard.spec.run import RUNS_QUEUE, PodRef, RunResult, RunView
 from runyard.store import paths
 from runyard.store.posix import PosixStore
 from runyard.temporal import data_converter
@@ -284,6 +286,58 @@ async def test_who_serves_an_executor_deletes_pods_of_runs_that_were_terminated(
         assert len([pod async for pod in executor.list()]) == 2
         await unknown.terminate()
         await end(goes_on)
+
+
+class Rooted(MemoryExecutor):
+    """Pods of one run cannot be deleted: a container has left files of root's in the folder of who is not root."""
+
+    run_id = ""
+    unreadable = False  # once
+
+    async def list(self, *, fresh: bool = True) -> AsyncIterator[PodSeen]:
+        if self.unreadable:
+            self.unreadable = False
+            raise PermissionError(errno.EACCES, "Permission denied")
+        async for pod in super().list(fresh=fresh):
+            yield pod
+
+    async def delete(self, pod: PodRef) -> None:
+        if self._pods[pod.name].launch.run_id == self.run_id:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        await super().delete(pod)
+
+
+@pytest.mark.promise(5)
+async def test_a_pod_that_cannot_be_deleted_keeps_no_other(
+    client: Client, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those that are looked at with it, nor those of runs that are terminated later."""
+    monkeypatch.setattr(reap, "LOOK_S", 0.1)
+    monkeypatch.setattr(reap, "GRACE_S", 0.0)
+    executor = Rooted()
+
+    async def left(number: int) -> list[str]:
+        while len(executor._pods) != number:
+            await asyncio.sleep(0.01)
+        return [pod.launch.run_id for pod in executor._pods.values()]
+
+    async with working(client, store, [executor]) as yard, asyncio.timeout(30):
+        handles = []
+        for n in range(3):
+            handles.append(await yard.start(run_file("sleep 600")))
+            await left(n + 1)  # so the first one is the first to be deleted
+        rooted, beside, later = handles
+        executor.run_id = rooted.id
+        for handle in (rooted, beside):
+            await handle.terminate("somebody in the UI")
+        assert await left(2) == [rooted.id, later.id]
+        executor.unreadable = True
+        while executor.unreadable:
+            await asyncio.sleep(0.01)
+        await later.terminate("somebody in the UI")
+        assert await left(1) == [rooted.id]
+        executor.run_id = ""  # somebody has removed the files
+        await left(0)
 
 
 @pytest.mark.promise(5)

@@ -1,5 +1,7 @@
 """`runyard exec`, as a process: output, exit codes, Ctrl-C, and what it leaves behind."""
 
+import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -8,9 +10,18 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from shell_process import PATIENCE_S, Shell, interrupt, until, wait_for_line
+
+from runyard.cli.checkout import find_checkout
+from runyard.cli.exec import _Work, _yard
+from runyard.settings import Settings
+from runyard.spec import compile_run
+from runyard.spec.run import RunRequest
 
 HELLO = """
 runs:
@@ -177,6 +188,47 @@ def test_no_color_and_ascii(shell: Shell) -> None:
     assert not re.search(r"\x1b\[[0-9;]*m", output)
     assert output.isascii()
     assert " + say" in output
+
+
+async def test_a_worker_that_ends_in_the_middle_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else will bring the run to its end. In this process, since no command makes a worker fail."""
+    under_way = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def server(*_: object, **__: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(client=None, ui_url="")
+
+    async def fail(*_: object, ready: asyncio.Event, **__: object) -> None:
+        ready.set()
+        await under_way.wait()
+        raise RuntimeError("the poller failed")
+
+    monkeypatch.setattr("workers.embedded.embedded_server", server)
+    monkeypatch.setattr("workers.serve.serve", fail)
+    monkeypatch.setattr("runyard.cli.exec.quiet", lambda: None)  # it would be so for the tests that follow
+    request = RunRequest(file=HELLO)
+    work = _Work(
+        request=request,
+        plan=compile_run(request, run_id="check", execution_id="check"),
+        checkout=find_checkout(tmp_path),
+        settings=Settings(state=tmp_path / "state", store_folder=tmp_path / "store"),
+        headless=True,
+        as_json=True,
+    )
+
+    async def wait() -> None:
+        async with _yard(work):
+            under_way.set()
+            await asyncio.Event().wait()  # for the run's result
+
+    waiting = asyncio.create_task(wait())
+    ended, _ = await asyncio.wait({waiting}, timeout=10)
+    waiting.cancel()  # where it has not ended by itself: the same error comes then, too late
+    with pytest.raises(RuntimeError, match="the poller failed"):
+        await waiting
+    assert ended
 
 
 def _log(shell: Shell, head: str) -> str:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from temporalio.client import Client
+from temporalio.client import (
+    Client,
+    FetchWorkflowHistoryEventsInput,
+    Interceptor,
+    OutboundInterceptor,
+    WorkflowHistoryEventAsyncIterator,
+)
+from temporalio.service import RPCError, RPCStatusCode
 
 from runyard.client import Run, Runyard
 from runyard.errors import (
@@ -71,6 +78,41 @@ async def test_start_watch_result(runs: Runyard) -> None:
     assert (result.result, result.counts) == ("success", {"success": 2})
     assert run.ui == f"http://ui.example:8233/namespaces/default/workflows/{run.id}"
     assert (await run.describe()).ui == run.ui
+
+
+class BreaksOff(Interceptor):
+    """The first wait for a run's end is broken off, as by a server that restarts or by a proxy."""
+
+    def __init__(self) -> None:
+        self.broken_off = 0
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002 - the SDK's name
+        waits = self
+
+        class Outbound(OutboundInterceptor):
+            def fetch_workflow_history_events(
+                self,
+                input: FetchWorkflowHistoryEventsInput,  # noqa: A002 - the SDK's name
+            ) -> WorkflowHistoryEventAsyncIterator:
+                if input.wait_new_event and not waits.broken_off:
+                    waits.broken_off += 1
+                    raise RPCError("the server restarts", RPCStatusCode.UNAVAILABLE, b"")
+                return super().fetch_workflow_history_events(input)
+
+        return Outbound(next)
+
+
+async def test_a_watch_whose_wait_is_broken_off_goes_on_to_the_end(
+    runs: Runyard, client: Client, store: ObjectStore, settings: Settings
+) -> None:
+    waits = BreaksOff()
+    cut = Client(client.service_client, data_converter=client.data_converter, interceptors=[waits])
+    watching = Runyard(cut, store, settings=settings)
+    run = await runs.start(file(task("a", "sleep 1")))
+    async with asyncio.timeout(30):
+        looks = [view async for view in watching.run(run.id).watch(0.05)]
+    assert waits.broken_off == 1
+    assert (looks[-1].phase, looks[-1].result) == ("finished", "success")
 
 
 async def test_a_failed_run_is_a_result(runs: Runyard) -> None:

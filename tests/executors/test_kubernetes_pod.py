@@ -280,6 +280,46 @@ def test_folders_of_the_image_are_not_hidden(folder: str) -> None:
     assert "would hide what the image has there" in "".join(refusals(task, RULES))
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"working_dir": "build", "steps": [CloneStep()]},  # below the image's own folder
+        {"steps": [RestoreWorkspaceStep(dest_dir="~/../../usr/local/bin")]},
+        {"steps": [RestoreWorkspaceStep(dest_dir="../../../opt/x")]},
+        {"steps": [SaveToWorkspaceStep(contents=[Content(source_dir="../../other")])]},
+    ],
+)
+def test_folders_of_the_agents_own_container_are_refused(task: dict[str, Any]) -> None:
+    assert "nowhere that main and the agent share" in "".join(refusals(asked(**task).task, RULES))
+
+
+def test_folders_that_both_see_are_not_refused() -> None:
+    for folder in ("x", "./x", "../x", "~", "~/x", "/srv/app", "/home/runyard/x"):
+        assert refusals(asked(steps=[RestoreWorkspaceStep(dest_dir=folder)]).task, RULES) == []
+
+
+def test_the_agent_sees_a_tmpfs_that_lies_in_what_both_share() -> None:
+    """Else it would see the folder beneath, and an archive of it would be empty, and a success."""
+    image = Container(image="a", volumes=[Volume(path="/home/runyard/project/build"), Volume(path="/tmp")])
+    made = build(containers=[image], steps=[SAVE])
+    assert mounts(made, "agent")["/home/runyard/project/build"] == "tmpfs-0-0"
+    assert "/tmp" not in mounts(made, "agent")
+
+
+def test_the_last_words_of_a_service_that_knows_a_secret_are_not_told() -> None:
+    """Nobody masks them, and they would be in the run's message."""
+    knows = Container(name="db", image="b", environment={"P": FromSecret(from_secret="db")})
+    made = build(containers=[Container(image="a"), knows, Container(name="redis", image="c")])
+    policies = [container(made, name)["terminationMessagePolicy"] for name in ("svc-db", "svc-redis")]
+    assert policies == ["File", "FallbackToLogsOnError"]
+
+
+def test_a_pull_without_a_limit_is_not_cut_by_the_limit_on_the_run() -> None:
+    """The kubelet's clock runs while the image is pulled."""
+    made = build(deadline_s=60, timeouts=Timeouts(pending_s=None))
+    assert made["spec"]["activeDeadlineSeconds"] > RULES.deadline_s
+
+
 # What is refused
 
 

@@ -1,5 +1,6 @@
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from runyard.errors import ConfigError
 from runyard.executors.local import surroundings
 from runyard.executors.local.executor import LocalExecutor
+from runyard.executors.local.folder import remove_tree
 from runyard.executors.memory import MemoryExecutor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
@@ -82,3 +84,16 @@ def test_executors_by_name(tmp_path: Path) -> None:
     for name in ("kubernetes", "docker", "nope"):
         with pytest.raises(ConfigError, match=name):
             open_executor(name, settings)
+
+
+def test_what_cannot_be_removed_stays_and_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of root's, say, that a container left: a worker that fails over them at its start runs no task."""
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "left").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    remove_tree(tmp_path / "left")
+    assert (tmp_path / "left").exists()

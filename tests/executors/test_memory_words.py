@@ -1,11 +1,12 @@
 """The words that drive a pod of the memory executor, and what it leaves in the store."""
 
+import asyncio
 import hashlib
 import tarfile
 from pathlib import Path
 
 import pytest
-from yards import silent
+from yards import launch, silent
 
 from runyard.dialogue import Assignment, CacheAccess, Manifest, StoredArchive
 from runyard.errors import StartError
@@ -169,3 +170,17 @@ async def test_a_store_without_folders_is_refused_in_words(tmp_path: Path) -> No
     )
     with pytest.raises(StartError, match="posix"):
         await MemoryExecutor().start(asked, silent)
+
+
+async def test_a_cancel_of_a_delete_is_a_cancel(tmp_path: Path) -> None:
+    """Whoever deletes in a loop would go on for ever otherwise. The pod is left to the next delete."""
+    executor = MemoryExecutor()
+    pod = await executor.start(launch(tmp_path, "sleep 600"), silent)
+    deleting = asyncio.create_task(executor.delete(pod))
+    await asyncio.sleep(0)  # it waits for the pod's end
+    deleting.cancel()
+    async with asyncio.timeout(30):
+        await asyncio.wait([deleting])
+        assert deleting.cancelled()
+        await executor.delete(pod)
+    assert [each async for each in executor.list()] == []

@@ -1,18 +1,22 @@
 """Whoever dies, the line goes on: no number twice, none left out, never two at a time."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from group_scene import Handle, file, line, new_root, queued, running, span, until
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowFailureError
 from yard import Work, Yard, working
 
 from runyard.executors.memory import MemoryExecutor
 from runyard.executors.open import open_executor
 from runyard.settings import Settings
-from runyard.spec.group import root_line
+from runyard.spec.group import LINE_MEMO, LineState, root_line
+from runyard.spec.run import RUNS_QUEUE, WORKFLOW, RunResult
 from runyard.store.posix import PosixStore
 
 
@@ -101,6 +105,108 @@ async def test_a_line_continues_as_new_with_runs_that_wait(
         while len(executions) < 2:  # visibility comes a moment later
             await asyncio.sleep(0.05)
             executions = [e async for e in client.list_workflows(f"WorkflowId = '{root_line(group)}'")]
+
+
+async def executions(client: Client, group: str) -> list[Sequence[HistoryEvent]]:
+    """What has happened in each execution of this line, up to the one that is open."""
+    found: list[Sequence[HistoryEvent]] = []
+    run_id = (await client.get_workflow_handle(root_line(group)).describe()).run_id
+    while run_id:
+        history = await client.get_workflow_handle(root_line(group), run_id=run_id).fetch_history()
+        found.insert(0, history.events)
+        run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+    return found
+
+
+async def memo_at_start(client: Client, events: Sequence[HistoryEvent]) -> LineState:
+    """What `describe` has of a line until its first task is done, and for ever if it is terminated before."""
+    memo = events[0].workflow_execution_started_event_attributes.memo.fields
+    assert LINE_MEMO in memo, "it would forget all"
+    [kept] = await client.data_converter.decode([memo[LINE_MEMO]], [LineState])
+    assert isinstance(kept, LineState)
+    return kept
+
+
+def spoken_to(events: Sequence[HistoryEvent]) -> list[str]:
+    said = [event.signal_external_workflow_execution_initiated_event_attributes for event in events]
+    return [each.workflow_execution.workflow_id for each in said if each.signal_name]
+
+
+@pytest.mark.promise(9)
+async def test_a_line_that_continues_as_new_keeps_its_memo_and_what_it_has_said(
+    client: Client, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To tell all anew may fill the next execution at once, so that it begins again and again."""
+    monkeypatch.setattr("activities.group.HISTORY_EVENTS", 40)
+    async with working(client, store, [MemoryExecutor()]) as yard:
+        group = f"{new_root()}/branch/main"
+        handles = [await yard.start(file("sleep 600"), group=group)]
+        await until(yard, handles[0], running)
+        for position in range(1, 9):
+            handles.append(await yard.start(file(), group=group))
+            await until(yard, handles[-1], queued(position))
+        histories = await executions(client, group)
+        assert len(histories) > 1
+        known = [await memo_at_start(client, events) for events in histories[1:]]
+        ids = [handle.id for handle in handles]
+        for state in known:
+            assert [member.entry.run_id for member in state.members] == ids[: state.counter]
+            assert state.counter > 1
+        assert Counter(name for events in histories for name in spoken_to(events)) == Counter(ids)
+        await handles[0].cancel()
+        await asyncio.gather(*(handle.result() for handle in handles[1:]))
+        await check(yard, handles, list(range(1, 10)))
+
+
+@pytest.mark.promise(9)
+async def test_a_line_that_is_started_again_has_its_memo_from_the_start(yard: Yard) -> None:
+    """It may be terminated once more before it has written its own."""
+    group = f"{new_root()}/branch/main"
+    handles = [await yard.start(file("sleep 600"), group=group)]
+    await until(yard, handles[0], running)
+    handles.append(await yard.start(file(), group=group))
+    await until(yard, handles[1], queued())
+    line_handle = yard.client.get_workflow_handle(root_line(group))
+    execution = (await line_handle.describe()).run_id
+    await line_handle.terminate("by a test")
+    while (await line_handle.describe()).run_id == execution:
+        await asyncio.sleep(0.05)
+    state = await memo_at_start(yard.client, (await executions(yard.client, group))[-1])
+    assert [(each.entry.run_id, each.running) for each in state.members] == [
+        (handles[0].id, True),
+        (handles[1].id, False),
+    ]
+    await handles[0].cancel()
+    await handles[1].result()
+
+
+@pytest.mark.promise(9)
+async def test_an_id_that_is_used_again_while_its_earlier_run_is_in_the_line(yard: Yard) -> None:
+    """The line took the new run for the old one, saw that one's end, and let the next in beside it."""
+    group = f"{new_root()}/branch/main"
+    first = await yard.start(file("sleep 600"), group=group)
+    await until(yard, first, running)
+    dead = await yard.start(file(), group=group)
+    await until(yard, dead, queued(1))
+    await dead.terminate()  # a line hears of that only when it speaks to it
+    again = await yard.client.start_workflow(
+        WORKFLOW,
+        {"file": file("sleep 600"), "executor": yard.executor.name, "group": group},
+        id=dead.id,
+        task_queue=RUNS_QUEUE,
+        result_type=RunResult,
+    )
+    async with asyncio.timeout(60):  # it was told nothing
+        await until(yard, again, lambda view: view.counter == 3)
+    last = await yard.start(file(), group=group)
+    await until(yard, last, queued(2))
+    await first.cancel()
+    await until(yard, again, running)
+    await until(yard, last, queued(1))  # the line tells some seconds after it has let the other in
+    assert [run.run_id for run in (await line(yard, group)).running] == [again.id]
+    await again.cancel()
+    assert (await last.result()).result == "success"
+    await check(yard, [first, again, last], [1, 3, 4])
 
 
 @pytest.mark.promise(9)

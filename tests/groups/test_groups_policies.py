@@ -102,6 +102,29 @@ async def test_a_run_that_waits_can_be_cancelled_and_leaves_the_line(yard: Yard)
     assert (await third.result()).result == "success"
 
 
+async def test_a_run_without_a_task_to_run_can_be_cancelled_while_it_waits(yard: Yard) -> None:
+    """Its graph is done, so that a cancel stops nothing of it: it went back to its line, in vain, for ever."""
+    group = f"{new_root()}/branch/main"
+    first = await yard.start(file("sleep 600"), group=group)
+    await until(yard, first, running)
+    skipped = {
+        "name": "t",
+        "runtime": {"containers": [{"image": "none"}]},
+        "steps": [{"run": "true"}],
+        "when": {"branch": "another"},
+    }
+    second = await yard.start(file(tasks=[skipped]), group=group)
+    await until(yard, second, queued(1))
+    await second.cancel()
+    async with asyncio.timeout(60):
+        result = await second.result()
+    assert (result.phase, result.counts) == ("finished", {"skipped": 1})
+    seen = await line(yard, group)
+    assert ([run.run_id for run in seen.running], seen.waiting) == ([first.id], [])
+    assert running(await yard.view(first))
+    await first.cancel()
+
+
 @pytest.mark.parametrize(
     ("group", "why"),
     [

@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import socket
 import urllib.error
 import urllib.request
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,41 @@ async def test_a_run_is_counted(client: Client, store: ObjectStore) -> None:
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ConfigError, match="metrics_address"):
         parse_address(address)
+
+
+class Growing(PrometheusMetrics):
+    """A page is longer than the one before: the first fits into the system's buffer, the last is far too long.
+
+    In between is one of which the system leaves a little to the loop, for which by default nobody waits.
+    """
+
+    step_bytes = 24 << 10  # that is at most 64 KiB
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages = 0
+
+    def render(self) -> bytes:
+        self.pages += 1
+        return b"x" * (self.step_bytes * self.pages)
+
+
+async def test_who_stops_reading_a_page_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python 3.12 on a server's end waits for its connections, and one with unsent bytes never closes."""
+    monkeypatch.setattr("workers.pages._ANSWER_S", 0.1)
+    metrics, scrapers, loop = Growing(), 16, asyncio.get_running_loop()
+    with ExitStack() as stack:
+        async with (
+            asyncio.timeout(20),
+            serve_pages("127.0.0.1:0", metrics, core=choose_loopback(), ready=lambda: True) as address,
+        ):
+            for _ in range(scrapers):
+                scraper = stack.enter_context(socket.socket())
+                with suppress(OSError):  # as of Ethernet: with those of loopback the system takes megabytes
+                    scraper.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
+                scraper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                scraper.setblocking(False)
+                await loop.sock_connect(scraper, ("127.0.0.1", int(address.rpartition(":")[2])))
+                await loop.sock_sendall(scraper, b"GET /metrics HTTP/1.1\r\n\r\n")
+            while metrics.pages < scrapers:
+                await asyncio.sleep(0.01)

@@ -4,10 +4,12 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from agentlike import TASK, write_archive
+from agentlike import LOST, SUCCESS, TASK, write_archive
 
+from runyard.dialogue import ArchiveRecord, Manifest
 from runyard.errors import Corrupt, NotFound
 from runyard.records.archives import list_archives, verify_archives
+from runyard.records.logs import seal
 from runyard.store import paths
 from runyard.store.base import ObjectStore, read
 
@@ -52,6 +54,56 @@ async def test_an_archive_of_another_size_is_not_offered(store: ObjectStore) -> 
     await store.put(f"{paths.archives(TASK)}1.tar.gz", b"who")
     with pytest.raises(Corrupt, match="3 bytes; 5 were saved"):
         await list_archives(store, [TASK])
+
+
+async def seal_attempt(store: ObjectStore, attempt: int, *saved: ArchiveRecord) -> None:
+    """As one that its agent has seen through, with these archives; with none of them, as one that has failed."""
+    end = SUCCESS if saved else LOST
+    manifest = Manifest(seal="complete", archives=list(saved))
+    assert (await seal(store, TASK, attempt, manifest=manifest, end=end)).complete
+
+
+async def listed(store: ObjectStore) -> list[str]:
+    return [each.file for each in await list_archives(store, [TASK])]
+
+
+async def test_what_only_an_earlier_attempt_saved_is_not_listed(store: ObjectStore) -> None:
+    """A step for failures saved its core dump; the next attempt succeeded, and its children got that dump too."""
+    early, late = [await write_archive(store, step, b"x") for step in (2, 1)]
+    await seal_attempt(store, 1, early)
+    assert await listed(store) == ["2.tar.gz"]
+    await seal_attempt(store, 2, late)
+    assert await listed(store) == ["1.tar.gz"]
+    await seal_attempt(store, 10)  # the tenth is the last one, and it saved none
+    assert await listed(store) == []
+
+
+async def test_the_last_attempt_may_be_sealed_before_an_earlier_one(store: ObjectStore) -> None:
+    """An attempt that nobody fetched is sealed with the delete of its pod, which has time."""
+    early, late = [await write_archive(store, step, b"x") for step in (2, 1)]
+    await store.put(f"{paths.attempt(TASK, 1)}started", b"")
+    await seal_attempt(store, 2, late)
+    assert await listed(store) == ["1.tar.gz"]
+    await seal_attempt(store, 1, early)
+    assert await listed(store) == ["1.tar.gz"]
+
+
+async def test_where_the_last_seal_is_not_whole_all_that_is_there_is_listed(store: ObjectStore) -> None:
+    """An agent that was killed has left no word of what it saved."""
+    early, _ = [await write_archive(store, step, b"x") for step in (1, 2)]
+    await seal_attempt(store, 1, early)
+    sealed = await seal(store, TASK, 2, manifest=None, end=LOST)
+    assert not sealed.complete
+    assert await listed(store) == ["1.tar.gz", "2.tar.gz"]
+
+
+async def test_an_archive_that_a_seal_names_and_that_is_gone_is_told(store: ObjectStore) -> None:
+    saved = [await write_archive(store, step, b"x") for step in (1, 2)]
+    await seal_attempt(store, 1, *saved)
+    await store.delete(f"{paths.archives(TASK)}2.tar.gz")
+    await store.delete(f"{paths.archives(TASK)}2.json")
+    with pytest.raises(NotFound, match=r"archive 2\.tar\.gz of task"):
+        await listed(store)
 
 
 @pytest.mark.promise(3)

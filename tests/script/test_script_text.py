@@ -97,7 +97,7 @@ def test_every_shell_can_read_it(shell: list[str]) -> None:
 def test_no_text_breaks_out(shell: list[str], command: str, value: str, folder: str) -> None:
     """The texts as the shell gets them, from the script's own lines, between two words of the test."""
     script = compile_script(plan(run(command, environment={"A": value}, working_dir=folder)))
-    written = script[script.index("  printf '%s' '") : script.index(' >"$R/step.0"')].removeprefix(
+    written = script[script.index("  printf '%s' '") : script.index(' >"$ry_dir/step.0"')].removeprefix(
         "  printf '%s' "
     )
     export = script[script.index("    export A=") : script.index("    become ")]

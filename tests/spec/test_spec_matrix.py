@@ -65,7 +65,7 @@ def test_the_value_is_put_into_every_text_and_only_matrix_braces_are_ours() -> N
           resources: {cpu: "{{ matrix.cores }}"}
           retry: {limit: "{{ matrix.cores }}"}
           steps:
-            - restore_cache: {keys: ['pip-{{ matrix.v }}-{{ md5sum "x" }}-{{ .Matrix }}']}
+            - restore_cache: {keys: ['pip-{{ matrix.v }}-{{ md5sum "x" }}-{{ arch }}']}
             - run: echo {{ matrix.v }} {{ matrixx.v }} {{ matrix }}
     """).tasks
     assert task.name == "t (3.10, 2)"
@@ -76,7 +76,7 @@ def test_the_value_is_put_into_every_text_and_only_matrix_braces_are_ours() -> N
     assert task.retry.limit == 2
     restore, run = task.steps
     assert isinstance(restore, RestoreCacheStep)
-    assert restore.keys == ['pip-3.10-{{ md5sum "x" }}-{{ .Matrix }}']
+    assert restore.keys == ['pip-3.10-{{ md5sum "x" }}-{{ arch }}']
     assert isinstance(run, RunStep)
     assert run.command == "echo 3.10 {{ matrixx.v }} {{ matrix }}"
 

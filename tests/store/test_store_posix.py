@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -379,6 +380,37 @@ def test_a_loop_that_ends_waits_for_nobody(tmp_path: Path, turns: int) -> None:
             await asyncio.wait(writing)
 
     asyncio.run(leave())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="open files are read from /proc")
+async def test_a_put_that_is_cancelled_while_it_begins_leaves_nothing(store: PosixStore, folder: Path) -> None:
+    """As on a slow disk: the file is made in a thread, after whoever asked for it has been cancelled."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    go = threading.Event()
+    busy = [asyncio.create_task(asyncio.to_thread(go.wait, 30)) for _ in range(40)]  # more than there are threads
+    await asyncio.sleep(0)
+    putting = asyncio.create_task(store.put("a/b", pieces()))
+    for _ in range(5):  # it waits for a thread
+        await asyncio.sleep(0)
+    putting.cancel()
+    go.set()
+    async with asyncio.timeout(30):
+        await asyncio.wait([putting, *busy])
+    assert putting.cancelled()
+    assert os.listdir(folder / "tmp") == []
+    assert [path for path in open_files() if path.startswith(str(folder))] == []
+
+
+def open_files() -> list[str]:
+    """Of this process. What has been removed has ` (deleted)` at its end."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found
 
 
 async def test_a_read_only_file_system(small_disk: Path) -> None:

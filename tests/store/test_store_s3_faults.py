@@ -4,9 +4,11 @@ import asyncio
 import itertools
 import os
 import re
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import datetime
 
 import pytest
 import pytest_asyncio
@@ -14,11 +16,12 @@ from minio_server import MinioServer
 from s3_proxy import Proxy
 
 from runyard.errors import Conflict, Corrupt, NotFound, StoreUnavailable
+from runyard.settings import Settings
 from runyard.store.base import read
-from runyard.store.s3.bucket import open_http
+from runyard.store.s3.bucket import Bucket, Head, open_http
 from runyard.store.s3.credentials import open_credentials
 from runyard.store.s3.place import read_place
-from runyard.store.s3.store import S3Store
+from runyard.store.s3.store import S3Store, open_s3
 
 BIG = os.urandom(20 << 20)
 
@@ -281,3 +284,53 @@ async def test_exactly_one_of_twenty_writers_with_parts(minio: MinioServer) -> N
     assert await stores[0].discard_unfinished(older_than_s=0) == 0
     for store in stores:
         await store.close()
+
+
+class Doubtful(Bucket):
+    """All parts arrive; whether the object was completed is not told, and who asks for it waits."""
+
+    def __init__(self) -> None:
+        self.asked, self.answered = threading.Event(), threading.Event()
+        self.given_up: list[str] = []
+
+    def begin_upload(self, key: str, *, token: str) -> str:
+        return f"upload of {key}"
+
+    def put_part(self, key: str, upload: str, number: int, data: bytes) -> str:
+        return "etag"
+
+    def complete_upload(self, key: str, upload: str, etags: list[str], *, if_absent: bool) -> datetime:
+        raise ConnectionResetError("on the way")
+
+    def head(self, key: str) -> Head:
+        self.asked.set()
+        self.answered.wait(30)
+        raise ConnectionResetError("on the way")
+
+    def abort_upload(self, key: str, upload: str) -> None:
+        self.given_up.append(upload)
+
+
+async def test_a_cancel_while_an_upload_is_in_doubt_gives_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts would be paid for until somebody removes unfinished uploads."""
+    monkeypatch.setattr("runyard.store.s3.calls.PATIENCE_S", 0.0)
+    monkeypatch.setattr("runyard.store.s3.upload.PART", 4)
+    account = {"s3_access_key": "nobody", "s3_secret_key": "is asked"}
+    store = open_s3(
+        Settings.model_validate(
+            {"store": "s3", "s3_endpoint": "http://127.0.0.1:1", "s3_bucket": "yard", **account}
+        )
+    )
+    store._bucket = bucket = Doubtful()
+    putting = asyncio.create_task(store.put("k", stream(b"12345678", 4)))
+    try:
+        async with asyncio.timeout(30):
+            while not bucket.asked.is_set():
+                await asyncio.sleep(0.01)
+            putting.cancel()
+            await asyncio.wait([putting])
+    finally:
+        bucket.answered.set()
+        await store.close()
+    assert putting.cancelled()
+    assert bucket.given_up == ["upload of k"]

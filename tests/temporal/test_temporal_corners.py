@@ -17,6 +17,7 @@ from test_temporal_run import Handle, failure, file, task, tasks, until
 from yard import SANDBOX, Yard, working
 
 from runyard.client import Run, Runyard
+from runyard.client.cleanup import clean
 from runyard.errors import StoreUnavailable
 from runyard.executors.base import Executor
 from runyard.executors.memory import MemoryExecutor
@@ -282,6 +283,25 @@ async def test_a_wait_in_the_queue_has_its_own_timeout_and_log(client: Client, s
         assert Reason.TIMEOUT_QUEUE.sentence in sealed.setup.text
 
 
+async def test_the_log_of_a_task_that_no_worker_took_is_its_runs(client: Client, store: PosixStore) -> None:
+    """Its schedule never began, so that no runid object was there: a cleanup took the log of an open run."""
+    executor = MemoryExecutor()
+    yard = Yard(client, store, executor)
+    late = task("late", "true", timeouts={"queue": "1s"})
+    async with serving(client, store):  # nobody serves the executor's queue
+        handle = await yard.start(file(late, task("gate", "true", approval=True)))
+        assert (await until(yard, handle, "late", "failed")).reason is Reason.TIMEOUT_QUEUE
+    async with serving(client, store, [executor]):
+        while await load_seal(store, await id_of(handle, "late"), 1) is None:  # with its delete
+            await asyncio.sleep(0.05)
+        before = [info.key async for info in store.list(paths.LOGS)]
+        report = await (await clean(Runyard(client, store, settings=Settings()))).result()
+        assert "logs" not in report.deleted
+        assert [info.key async for info in store.list(paths.LOGS)] == before
+        await handle.cancel()
+        await failure(handle)
+
+
 async def test_deletes_have_a_limit_too(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workflows.deletes.UNDER_WAY", 1)
     monkeypatch.setattr("workflows.deletes.AT_ONCE", 2)
@@ -421,6 +441,31 @@ async def test_a_cancel_while_a_view_is_left_ends_the_run(
         with pytest.raises(WorkflowFailureError) as error:
             await asyncio.wait_for(handle.result(), 60)
         assert isinstance(error.value.cause, CancelledError)
+
+
+async def test_a_cancel_at_the_end_of_an_execution_gives_questions_back_to_it(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not continue as new after all: what it left, or the wait for the next one, was all people saw."""
+    monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
+    monkeypatch.setattr("activities.run.CLOSING_MS", 10_000)
+    monkeypatch.setattr("activities.task.GRACE_S", 5)  # which `hang` takes: time enough to look
+    monkeypatch.setattr("runyard.client.run.LOOKS", 10_000)
+    handle = await yard.start(file(*_steps(8), task("slow", "hang"), task("after", "true", depends=["slow"])))
+    current = yard.client.get_workflow_handle(handle.id)
+    while await (seen := await current.describe()).memo_value(CLOSING, "") != seen.run_id:
+        await asyncio.sleep(0.05)
+    run = Runyard(yard.client, yard.store, settings=Settings()).run(handle.id)
+    assert tasks(await run.describe())["slow"].status == "running"
+    await current.cancel()
+    async with asyncio.timeout(60):
+        while tasks(view := await run.describe())["after"].status != "cancelled":
+            assert view.phase == "running", "it was seen only when it had ended"
+            await asyncio.sleep(0.05)
+    assert (view.phase, tasks(view)["slow"].status) == ("running", "running")
+    description = await current.describe()
+    assert (description.status, description.run_id) == (WorkflowExecutionStatus.RUNNING, seen.run_id)
+    await cancelled(handle)
 
 
 async def test_a_question_at_the_end_of_a_long_run_is_answered_by_what_is_stored(

@@ -1,12 +1,16 @@
 """Who has a turn in a line, rule by rule; and, at random, what holds whatever happens."""
 
+from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.spec.group import Caps as Limits
-from runyard.spec.group import Entry, LineState, Policy, lines_of
+from runyard.spec.group import Entry, LineState, Member, Policy, lines_of
 from runyard.spec.plan import RunPlan
 from workflows.line import Line
 
@@ -155,3 +159,84 @@ def test_whatever_happens_a_group_runs_one_at_a_time_in_order_and_survives_a_cop
         assert all(running.count(each) == 1 for each in (A, B) if each in running)
     for group in (A, B):
         assert all(one < two for one, two in pairwise(begun.get(group, [])))
+
+
+def at_most(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
+    """Fail at the first call beyond, before what costs too much costs all of it."""
+    real: Callable[..., Any] = getattr(Line, name)
+    seen = Counter[str]()
+
+    def counted(self: Line, *words: Any) -> Any:
+        seen[name] += 1
+        assert seen[name] <= calls, f"{name} was asked more than {calls} times"
+        return real(self, *words)
+
+    monkeypatch.setattr(Line, name, counted)
+
+
+@pytest.mark.parametrize("group", [A, ""], ids=["a group", "an executor"])
+def test_where_2000_are_is_worked_out_once(monkeypatch: pytest.MonkeyPatch, group: str) -> None:
+    """For each of them anew it took longer than a workflow task may, so that the line stood still for ever."""
+    entries = [entry(f"{n}", group, owner=f"o{n % 50}", cap=1) for n in range(2_001)]
+    members = [Member(entry=each, place=n, running=n == 1) for n, each in enumerate(entries, 1)]
+    made = Line(LineState(counter=2_001, cap=1, members=members))
+    at_most(monkeypatch, "_ready", 1)
+    at_most(monkeypatch, "policy", 1)
+    assert made.next() is None
+    told = [(made.position(member), made.why(member)) for member in made.order()]
+    assert [position for position, _ in told] == list(range(1, 2_001))
+    assert len({why for _, why in told}) == 1
+
+
+def obvious(made: Line) -> tuple[list[Member], list[Member]]:
+    """Those whose group has room, one after the other as the rules say it, and those that wait for their group."""
+    used = Counter(member.entry.group for member in made.running())
+    owners = Counter(member.entry.owner for member in made.running())
+    free, held = list[Member](), list[Member]()
+    for member in made.waiting():
+        group = member.entry.group
+        has_room = not group or used[group] < made.policy(group).limit
+        used[group] += has_room
+        (free if has_room else held).append(member)
+    ready = list[Member]()
+    while free:
+        best = min(free, key=lambda m: (m.entry.priority, owners[m.entry.owner], m.place))
+        owners[best.entry.owner] += 1
+        free.remove(best)
+        ready.append(best)
+    return ready, held
+
+
+COMINGS = st.tuples(
+    st.just("enter"),
+    st.integers(0, 9),
+    st.sampled_from([A, B, ""]),
+    st.integers(1, 3),  # runs at a time in its group
+    st.sampled_from(["ann", "bob", "cy"]),
+    st.integers(1, 3),  # priority
+)
+GOINGS = st.tuples(st.sampled_from(["leave", "admit"]), st.integers(0, 9))
+
+
+@given(events=st.lists(COMINGS | GOINGS, max_size=40), cap=st.none() | st.integers(1, 4))
+def test_the_order_is_the_one_that_the_rules_say(events: list[tuple[Any, ...]], cap: int | None) -> None:
+    """After whatever has happened: what was worked out before must not be taken for what is."""
+    made = Line(LineState())
+    for serial, (what, number, *more) in enumerate(events):
+        members = [*made.running(), *made.waiting()]
+        if what == "enter":
+            group, limit, owner, priority = more
+            words = {"kind": "parallel", "limit": limit, "owner": owner, "priority": priority, "cap": cap}
+            made.enter(entry(f"r{serial}", group, started_at=at(number), **words))
+        elif what == "leave" and members:
+            made.leave(members[number % len(members)].entry.run_id)
+        elif what == "admit" and (chosen := made.next()) is not None:
+            made.admit(chosen)
+        ready, held = obvious(made)
+        has_room = made.cap is None or len(made.running()) < made.cap
+        assert made.order() == [*ready, *held]
+        assert made.next() == (ready[0] if ready and has_room else None)
+        assert [made.position(member) for member in ready] == list(range(1, len(ready) + 1))
+        for member in held:
+            assert made.position(member) == 1 + sum(not other.running for other in made.before(member))
+            assert made.why(member).startswith(f"waits for earlier runs of {member.entry.group}")

@@ -36,6 +36,8 @@ from runyard.reasons import Reason
 from runyard.spec.plan import FromSecret, RegistryAuth, TaskPlan
 from runyard.spec.run import PodRef
 
+_OLD_S = 60.0  # after so long a wait for room the keys to the store are made anew
+
 
 class _Vanished(Exception):
     """The pod is not there any more."""
@@ -136,9 +138,12 @@ class KubernetesExecutor:
             if known is not None:
                 seen, made = known, False
             else:
+                asked_s = asyncio.get_running_loop().time()
                 seen, made = await room.take(
                     make, report, shape=pod.shape(manifest), priority=launch.priority, owner=launch.run_owner
                 )
+                if launch.renew is not None and asyncio.get_running_loop().time() - asked_s > _OLD_S:
+                    launch = launch.model_copy(update={"assignment": await launch.renew()})
             try:
                 await self._have_secret(api, pod.build_secret(launch, seen.uid, auths=auths), seen)
                 if made:

@@ -60,7 +60,30 @@ def refusals(task: TaskPlan) -> list[str]:
         f"use a folder below `~`, or another of its own"
         for folder in shared(task)
         if not _may_hide(folder)
+    ] + [
+        f"the folder {folder} is nowhere that main and the agent share: name it from `/` or `~` on, without `..`"
+        for folder in dict.fromkeys(_outside(task))
     ]
+
+
+def common(task: TaskPlan) -> list[str]:
+    """What main and the agent share of the task's files."""
+    return [HOME, *shared(task)]
+
+
+def _outside(task: TaskPlan) -> Iterator[str]:
+    """Folders that the agent would look for in its own container."""
+    home, places = home_of(task), common(task)
+
+    def place(folder: str, base: str) -> str:
+        if folder == "~" or folder.startswith("~/"):
+            folder = home + folder[1:]
+        return posixpath.normpath(posixpath.join(base, folder))
+
+    cwd = place(task.working_dir or "~/project", "")
+    for folder in _dirs(task):
+        if not any(_below(place(folder, cwd), each) for each in places):
+            yield folder
 
 
 def _may_hide(folder: str) -> bool:

@@ -81,8 +81,15 @@ def main_mounts(launch: Launch, at: Meeting, written: Mapping[str, str]) -> list
 
 
 def agent_mounts(launch: Launch, at: Meeting, written: Mapping[str, str]) -> list[Manifest]:
+    """With each tmpfs of main that lies in what the two share: behind it the agent would see another folder."""
     spool = [{"name": "spool", "mountPath": at.spool}] if at is VOLUMES else []
-    return [*_shared(launch.task, at), *spool, *_letter_mounts(names.ASSIGNMENT_KEY, written)]
+    places = folders.common(launch.task) if at is VOLUMES else []
+    laid_over = [
+        mount
+        for mount in tmpfs_mounts(0, launch.task.containers[0])
+        if any(posixpath.normpath(mount["mountPath"]).startswith(f"{each}/") for each in places)
+    ]
+    return [*_shared(launch.task, at), *laid_over, *spool, *_letter_mounts(names.ASSIGNMENT_KEY, written)]
 
 
 def tmpfs_mounts(n: int, container: Container) -> list[Manifest]:

@@ -234,9 +234,12 @@ def _spec(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
 
 
 def _deadline(launch: Launch, rules: Rules) -> int:
+    """The kubelet's clock runs from the pod's start, also while an image is pulled: as long as that may take."""
+    pending_s = launch.task.timeouts.pending_s
     if launch.deadline_s is None:
         return math.ceil(rules.deadline_s)
-    return math.ceil(launch.deadline_s + (launch.task.timeouts.pending_s or 0) + launch.grace_s + _MARGIN_S)
+    pending_s = rules.deadline_s if pending_s is None else pending_s
+    return math.ceil(launch.deadline_s + pending_s + launch.grace_s + _MARGIN_S)
 
 
 def _pod_security(rules: Rules) -> Manifest:
@@ -285,6 +288,7 @@ def _agent(launch: Launch, rules: Rules, at: Meeting, written: Mapping[str, str]
         "RUNYARD_DIR": at.dialogue,
         "RUNYARD_SPOOL": at.spool,
         "RUNYARD_SPOOL_BYTES": str(rules.spool_bytes),
+        "RUNYARD_COMMON": ":".join(folders.common(launch.task)) if at is mounts.VOLUMES else "",
         "RUNYARD_COPY_LOG": "1" if rules.copy_log else "",
         "RUNYARD_TERMINATION_LOG": "/dev/termination-log",
     }
@@ -301,6 +305,10 @@ def _agent(launch: Launch, rules: Rules, at: Meeting, written: Mapping[str, str]
     }
 
 
+def _knows_a_secret(container: Container) -> bool:
+    return any(isinstance(value, FromSecret) for value in container.environment.values())
+
+
 def _service(n: int, container: Container, rules: Rules) -> Manifest:
     service: Manifest = {
         "name": _service_name(n, container),
@@ -308,7 +316,8 @@ def _service(n: int, container: Container, rules: Rules) -> Manifest:
         "env": _env(container.environment, rules),
         # images of services often begin as root and step down: what they need for that stays
         "securityContext": _security(container, rules, user=container.user, base={}),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
+        # nobody masks what a service writes: where it knows a secret, the end of its log is not told
+        "terminationMessagePolicy": "File" if _knows_a_secret(container) else "FallbackToLogsOnError",
         "volumeMounts": mounts.tmpfs_mounts(n, container),
     }
     if container.entrypoint:

@@ -200,7 +200,8 @@ class Watch:
             except Refused as error:
                 if error.status == 410 or error.word in _EXPIRED:
                     self._version = ""
-                self._trouble(f"the cluster refuses to let pods be watched: {error.message}")
+                what = "refuses to let pods be watched" if error.status < 500 else f"answers {error.status}"
+                self._trouble(f"the cluster {what}: {error.message}")
             except ClusterUnavailable as error:
                 self._trouble(error.message)
             except Exception:  # a fault of ours here must not leave every task of this worker waiting for ever

@@ -19,6 +19,7 @@ name cannot be mixed up; all renames happen under one lock of the tasks folder, 
 import contextlib
 import errno
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -32,6 +33,8 @@ from runyard.executors.base import Launch
 from runyard.executors.local import nest_files
 from runyard.executors.local.process import running
 from runyard.model import Model
+
+log = logging.getLogger(__name__)
 
 NEW = ".new-"
 GONE = ".gone-"
@@ -187,15 +190,22 @@ def put_away(tasks: Path, folder: PodFolder, *, keep: bool) -> Path | None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it, also where a task took away its own right to write."""
+    """Remove a folder with all that is in it, also where a task took away its own right to write.
+
+    What is another user's, as files are that a container left there, stays: the pod is gone all the same.
+    """
     shutil.rmtree(path, ignore_errors=True)
     if not path.exists():
         return
     for folder in _folders(path):
         with contextlib.suppress(OSError):
             os.chmod(folder, stat.S_IRWXU)
-    with contextlib.suppress(FileNotFoundError):  # two may remove it at once
+    try:
         shutil.rmtree(path)
+    except FileNotFoundError:  # two may remove it at once
+        return
+    except OSError as error:
+        log.warning("%s cannot be removed and stays: %s", path, error.strerror or error)
 
 
 def _folders(path: Path) -> Iterator[str]:
