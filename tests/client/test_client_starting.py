@@ -99,3 +99,11 @@ def test_answers_of_a_server(status: RPCStatusCode, message: str, code: str) -> 
     assert found.code == code
     if "search attribute" in message:
         assert "doctor --fix" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("сборка", "деплой"), ("Deploy: prod", "deploy (prod)"), ("x" * 50, "x" * 50 + "y")]
+)
+def test_a_key_belongs_to_one_run_of_a_file(one: str, other: str) -> None:
+    """A push starts each run of the file with the same key."""
+    assert starting.keyed_run_id(one, "push 1") != starting.keyed_run_id(other, "push 1")

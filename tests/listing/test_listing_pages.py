@@ -1,12 +1,16 @@
 """The list of runs where only the store remembers them, page by page."""
 
+import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from runyard.client import Runyard
-from runyard.errors import InvalidRequest, ServerUnavailable
+from runyard.client.starting import keyed_run_id
+from runyard.errors import Conflict, InvalidRequest, ServerUnavailable
 from runyard.records.ended import complete_index, list_ended, write_entry
 from runyard.records.runs import read_result, write_result
 from runyard.settings import Settings
@@ -98,3 +102,52 @@ async def test_the_index_made_anew_has_nothing_that_no_result_has(offline: Runya
 async def test_a_cursor_that_is_none(offline: Runyard) -> None:
     with pytest.raises(InvalidRequest):
         await offline.page(after="nonsense")
+
+
+class Forgetful:
+    """A Temporal whose retention is over: it takes any id."""
+
+    namespace = "default"
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    async def start_workflow(self, *_: object, **how: object) -> None:
+        self.started.append(str(how["id"]))
+
+
+async def test_a_start_that_comes_again_long_after_the_end(store: ObjectStore, tmp_path: Path) -> None:
+    client, key = Forgetful(), "push 3f2c1d9"
+    yard = Runyard(client, store, settings=Settings(state=tmp_path))  # type: ignore[arg-type]
+    runtime = {"containers": [{"image": "x"}]}
+    file: dict[str, JsonValue] = {"runs": [{"name": "deploy", "tasks": [{"name": "t", "runtime": runtime}]}]}
+    await put(store, 0, id=keyed_run_id("deploy", key))
+    assert (await yard.start(file, idempotency_key=key)).id == keyed_run_id("deploy", key)
+    with pytest.raises(Conflict, match="exists already"):
+        await yard.start(file, run_id=keyed_run_id("deploy", key))
+    assert client.started == []
+    await yard.start(file, idempotency_key="another")
+    assert client.started == [keyed_run_id("deploy", "another")]
+
+
+async def test_open_runs_behind_one_that_continued_as_new(
+    offline: Runyard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporal sorts by the start of the last execution, and a run's own start may be hours before."""
+    hours = {"b": (9, 9), "continued": (8, 1), "c": (7, 7), "d": (6, 6)}
+
+    async def visible(query: str, **_: object) -> AsyncIterator[tuple[RunView, datetime]]:
+        before = re.search(r"StartTime < '([^']+)'", query)
+        for run_id, (started, created) in hours.items():
+            at, created_at = NOW + timedelta(hours=started), NOW + timedelta(hours=created)
+            if before is None or at < datetime.fromisoformat(before[1]):
+                yield RunView(id=run_id, phase="running", created_at=created_at), at
+
+    monkeypatch.setattr(offline, "visible", visible)
+    found, after = [], ""
+    for _ in range(4):
+        page = await offline.page(limit=2, after=after, phase="open")
+        found += [view.id for view in page.runs]
+        if not (after := page.next):
+            break
+    assert found == list(hours)

@@ -8,7 +8,7 @@ import pytest
 
 from runyard import __version__
 from runyard.errors import InvalidRequest, InvalidRunFile
-from runyard.spec import compile_run, graph_task, is_skipped, outputs_of, task_id
+from runyard.spec import compile_run, graph_task, is_skipped, lint, outputs_of, task_id
 from runyard.spec.plan import Approval, FromOutput, FromSecret, Plan, RunPlan, RunStep, Source, TaskPlan
 from runyard.spec.run import RunRequest
 
@@ -453,3 +453,25 @@ def test_agolas_own_words_are_taken() -> None:
     assert save.type == "save_to_workspace"
     assert save.contents[0].dest_dir == "bin"
     assert second.depends == {"build go 1.22": ["on_success"]}
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (
+            "save_cache: {key: 'go-{{ md5sum go.sum }}', contents: []}",
+            "`md5sum go.sum` is not known in a cache key",
+        ),
+        ("restore_cache: {keys: ['a', '{{ checksum \"x\" }}']}", '`checksum "x"` is not known in a cache key'),
+        ("restore_cache: {keys: '{{ os \"x\" }}'}", '`os "x"` is not known'),
+        ("restore_cache: {keys: ['{{ os }}-{{- sha256sum `a b` -}}-{{ env \"X\" }}-{{year}}']}", ""),
+        ("save_to_workspace: {contents: [{paths: ['a\\[b', 'c\\{d']}]}", ""),
+        ("save_to_workspace: {contents: [{paths: ['a[b']}]}", "a bracket of this pattern is not closed"),
+    ],
+)
+def test_keys_and_patterns_that_no_agent_could_read(step: str, words: str) -> None:
+    """A cache that cannot be is said to a log and fails nothing: nobody would find out."""
+    runtime = "runtime: {containers: [{image: x}]}"
+    text = f"runs: [{{name: r, tasks: [{{name: t, {runtime}, steps: [{{{step}}}]}}]}}]"
+    said = " ".join(map(str, lint(text, name="f")))
+    assert words in said if words else said == ""

@@ -1,15 +1,17 @@
 """The rules of `when`, as a table; and regular expressions that would never end."""
 
+import re
 import time
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from runyard.errors import InvalidRunFile
 from runyard.spec import compile_run, lint
 from runyard.spec.plan import Source
 from runyard.spec.run import RunRequest
-from runyard.spec.when import Commit, Matcher, StepCondition, When
+from runyard.spec.when import Commit, Matcher, StepCondition, When, expression
 
 MAIN = Commit(ref_type="branch", branch="main", ref="refs/heads/main")
 FIX = Commit(ref_type="branch", branch="fix/12", ref="refs/heads/fix/12")
@@ -141,3 +143,47 @@ def test_an_expression_that_does_not_compile(regex: str) -> None:
 
 def test_a_nested_set_compiles_without_a_warning() -> None:
     assert lint(_file("/[[a]/"), name="f") == []
+
+
+DIGITS = Commit(ref_type="branch", branch="hotfix-12", ref="refs/heads/hotfix-12")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("/^hotfix-[[:digit:]]+$/", True),
+        ("/^[[:lower:]-]+[[:digit:]_]{2}$/", True),
+        ("/[^[:alnum:]]/", True),
+        ("/^[^[:digit:]]+$/", False),
+        (r"/^\[[:alpha:]/", False),  # an escaped bracket opens no set
+        ("/^[[:upper:]]/", False),
+    ],
+)
+def test_classes_that_go_knows(pattern: str, expected: bool) -> None:
+    """Python reads them as something else, so that an `exclude` with one excluded nothing."""
+    matcher, when = Matcher(DIGITS), When.model_validate({"branch": pattern})
+    matcher.learn([when])
+    assert matcher.matches(when) == expected
+
+
+def test_every_class_is_gos() -> None:
+    """By what regexp/syntax says of them, for all of ASCII."""
+    space, shown = "\t\n\v\f\r ", [chr(c) for c in range(33, 127)]
+    of_each = {
+        "alnum": str.isalnum, "alpha": str.isalpha, "digit": str.isdigit, "lower": str.islower,
+        "upper": str.isupper, "space": space.__contains__, "ascii": lambda _: True,
+        "punct": lambda c: c in shown and not c.isalnum(), "graph": shown.__contains__,
+        "print": lambda c: c in [" ", *shown], "blank": " \t".__contains__,
+        "word": lambda c: c.isalnum() or c == "_", "xdigit": "0123456789abcdefABCDEF".__contains__,
+        "cntrl": lambda c: c not in [" ", *shown],
+    }  # fmt: skip
+    for name, holds in of_each.items():
+        regex = expression(f"/[[:{name}:]]/")
+        assert regex is not None
+        for c in map(chr, range(128)):
+            assert (re.fullmatch(regex, c) is not None) == bool(holds(c)), (name, c)
+
+
+def test_a_class_that_nobody_knows() -> None:
+    with pytest.raises(ValidationError, match=r"there is no class \[:digits:\]"):
+        When.model_validate({"branch": "/[[:digits:]]/"})

@@ -1,5 +1,6 @@
 """Files that are no export, or not any more: refused with a code, and nothing of them stays."""
 
+import asyncio
 import io
 import os
 import tarfile
@@ -199,3 +200,20 @@ async def test_paths_that_cannot_be(here: Runyard, there: Runyard, tmp_path: Pat
         with pytest.raises(InvalidRequest, match="cannot be written"):
             await here.export_run(run.id, path)
     assert not list(tmp_path.glob("**/*.part"))
+
+
+async def test_a_link_stays_one_and_a_pipe_is_written_to(here: Runyard, tmp_path: Path) -> None:
+    """To replace what has the name would put a file in the place of /dev/null, for the whole machine."""
+    run = await here.start(_SMALL)
+    assert (await run.result()).result == "success"
+    (tmp_path / "there.tar").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "there.tar")
+    await here.export_run(run.id, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    whole = (tmp_path / "there.tar").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    reading = asyncio.create_task(asyncio.to_thread((tmp_path / "pipe").read_bytes))
+    async with asyncio.timeout(30):
+        await here.export_run(run.id, tmp_path / "pipe")
+        assert len(await reading) == len(whole)
+    assert (tmp_path / "pipe").is_fifo()
