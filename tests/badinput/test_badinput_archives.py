@@ -104,14 +104,15 @@ async def harmful(yard: Yard, member: tarfile.TarInfo, content: bytes = b"x") ->
     member.size = len(content) if member.isreg() else 0
     with tarfile.open(fileobj=data, mode="w:gz") as tar:
         tar.addfile(member, io.BytesIO(content))
-    facts = (await read(yard.store, record)).decode()
     old = await read(yard.store, archive)
-    facts = facts.replace(hashlib.sha256(old).hexdigest(), hashlib.sha256(data.getvalue()).hexdigest())
-    facts = facts.replace(f'"size":{len(old)}', f'"size":{len(data.getvalue())}')
-    facts = facts.replace(f'"size": {len(old)}', f'"size": {len(data.getvalue())}').replace(".tar.zst", ".tar.gz")
     await yard.store.delete(archive)
     await yard.store.put(archive.replace(".tar.zst", ".tar.gz"), data.getvalue())
-    await yard.store.put(record, facts.encode())
+    for key in (record, paths.seal(ids["make"], 1)):
+        facts = (await read(yard.store, key)).decode()
+        facts = facts.replace(hashlib.sha256(old).hexdigest(), hashlib.sha256(data.getvalue()).hexdigest())
+        facts = facts.replace(f'"size":{len(old)}', f'"size":{len(data.getvalue())}')
+        facts = facts.replace(f'"size": {len(old)}', f'"size": {len(data.getvalue())}')
+        await yard.store.put(key, facts.replace(".tar.zst", ".tar.gz").encode())
     await handle.execute_update("approve", {"task": "gate", "by": "ann"})
     return await end(yard, handle)
 

@@ -273,12 +273,12 @@ async def test_a_wait_in_the_queue_has_its_own_timeout_and_log(client: Client, s
         await until(yard, other, "long", "running")  # now there is no room
         handle = await yard.start(file(late, after))
         await until(yard, handle, "late", "failed")
+        while (sealed := await load_seal(store, await id_of(handle, "late"), 1)) is None:
+            await asyncio.sleep(0.02)  # from here on nothing can begin, though there be room
         await other.cancel()
         await failure(handle)
         by_name = tasks(await yard.view(handle))
         assert (by_name["late"].reason, by_name["after"].status) == (Reason.TIMEOUT_QUEUE, "success")
-        sealed = await load_seal(store, await id_of(handle, "late"), 1)
-        assert sealed is not None
         assert (sealed.end.status, sealed.end.reason, sealed.end.began) == ("failed", Reason.TIMEOUT_QUEUE, False)
         assert Reason.TIMEOUT_QUEUE.sentence in sealed.setup.text
 
@@ -449,7 +449,7 @@ async def test_a_cancel_at_the_end_of_an_execution_gives_questions_back_to_it(
     """It does not continue as new after all: what it left, or the wait for the next one, was all people saw."""
     monkeypatch.setattr("activities.run.HISTORY_EVENTS", 60)
     monkeypatch.setattr("activities.run.CLOSING_MS", 10_000)
-    monkeypatch.setattr("activities.task.GRACE_S", 5)  # which `hang` takes: time enough to look
+    monkeypatch.setattr("activities.task.GRACE_S", 600)  # so that `slow` goes on as long as we look
     monkeypatch.setattr("runyard.client.run.LOOKS", 10_000)
     handle = await yard.start(file(*_steps(8), task("slow", "hang"), task("after", "true", depends=["slow"])))
     current = yard.client.get_workflow_handle(handle.id)
@@ -458,13 +458,17 @@ async def test_a_cancel_at_the_end_of_an_execution_gives_questions_back_to_it(
     run = Runyard(yard.client, yard.store, settings=Settings()).run(handle.id)
     assert tasks(await run.describe())["slow"].status == "running"
     await current.cancel()
-    async with asyncio.timeout(60):
-        while tasks(view := await run.describe())["after"].status != "cancelled":
-            assert view.phase == "running", "it was seen only when it had ended"
-            await asyncio.sleep(0.05)
-    assert (view.phase, tasks(view)["slow"].status) == ("running", "running")
-    description = await current.describe()
-    assert (description.status, description.run_id) == (WorkflowExecutionStatus.RUNNING, seen.run_id)
+    try:
+        async with asyncio.timeout(60):
+            while tasks(view := await run.describe())["after"].status != "cancelled":
+                assert view.phase == "running"
+                await asyncio.sleep(0.05)
+        assert (view.phase, tasks(view)["slow"].status) == ("running", "running")
+        description = await current.describe()
+        assert (description.status, description.run_id) == (WorkflowExecutionStatus.RUNNING, seen.run_id)
+    finally:
+        for pod in [each.pod async for each in yard.executor.list()]:
+            await yard.executor.delete(pod)
     await cancelled(handle)
 
 
