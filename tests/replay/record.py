@@ -19,7 +19,7 @@ from runyard.spec.cleanup import CLEANUP, CLEANUP_ID, Retention, removal_id
 from runyard.spec.group import root_line
 from runyard.spec.run import RUNS_QUEUE, WORKFLOW, ApprovalRequest, RunResult, RunView, TaskRequest
 from runyard.store.posix import PosixStore
-from runyard.temporal import connect
+from runyard.temporal import CLOSING, connect
 from workers.embedded import embedded_server
 from workers.serve import build_workers, require_search_attributes
 
@@ -51,6 +51,13 @@ async def retry_then_give_up(handle: Handle) -> None:
         await asyncio.sleep(0.05)
         view = await handle.query("describe", result_type=RunView)
     await handle.execute_update("cancel_task", TaskRequest(task="a", by="ann"))
+
+
+async def cancel_at_its_end(handle: Handle) -> None:
+    """In the moment between an execution's word that it ends and that end."""
+    while await (seen := await handle.describe()).memo_value(CLOSING, "") != seen.run_id:
+        await asyncio.sleep(0.05)
+    await handle.cancel()
 
 
 RETRY = {"limit": 2, "backoff": "10ms"}
@@ -133,11 +140,13 @@ SHAPES: dict[str, tuple[dict[str, object], Callable[[Handle], Awaitable[None]]]]
         nothing,
     ),
     "gathered_left": ({"tasks": CHAINS}, nothing),
+    "withdrawn": ({"tasks": [*CHAINS, task("slow", "sleep 600")]}, cancel_at_its_end),
 }
-LONG = ("continued", "announced", "left", "gathered_left", "restarted")
+LONG = ("continued", "announced", "left", "gathered_left", "restarted", "withdrawn")
 
 
 GROUP = "/project/recorded/branch/main"
+GROUP_AGAIN = "/project/recorded-again/branch/main"
 
 
 async def start(client: Client, name: str, run: dict[str, object], **request: object) -> Handle:
@@ -175,6 +184,7 @@ async def record_shape(client: Client, name: str) -> None:
     with (
         patch("activities.run.HISTORY_EVENTS", 60 if name in LONG else 4_000),
         patch("activities.run.TIMERS", 1 if name == "waits" else 500),
+        patch("activities.run.CLOSING_MS", 10_000 if name == "withdrawn" else 150),
     ):
         handle = await start(client, name, run)
         await act(handle)
@@ -186,14 +196,15 @@ async def record_shape(client: Client, name: str) -> None:
     await save(client, handle.id, name)
 
 
+async def waits(handle: Handle) -> None:
+    while not (await handle.query("describe", result_type=RunView)).position:
+        await asyncio.sleep(0.05)
+
+
 async def record_turns(client: Client) -> None:
     """Runs of one group, each of which waits, is skipped, superseded or cancelled; and their line, continued."""
     group = {"group": GROUP}
     slow, quick = {"tasks": [task("a", "sleep 600")]}, {"tasks": [task("a", "true")]}
-
-    async def waits(handle: Handle) -> None:
-        while not (await handle.query("describe", result_type=RunView)).position:
-            await asyncio.sleep(0.05)
 
     with patch("activities.group.HISTORY_EVENTS", 30):
         handles = [await start(client, "turn", quick, **group)]
@@ -212,6 +223,28 @@ async def record_turns(client: Client) -> None:
     for handle in handles:
         await save(client, handle.id, handle.id.removeprefix("recorded-"))
     await save(client, root_line(GROUP), "line")
+
+
+async def record_again(client: Client) -> None:
+    """An id that is used again while its first run is in the line; a cancel of a run that has nothing to do."""
+    group = {"group": GROUP_AGAIN}
+    slow, quick = {"tasks": [task("a", "sleep 600")]}, {"tasks": [task("a", "true")]}
+    skipped = {"tasks": [task("a", "true", when={"branch": "another"})]}
+    first = await start(client, "turn_first", slow, **group)
+    await when("running", nothing)(first)
+    dead = await start(client, "turn_again", quick, **group)
+    await waits(dead)
+    await dead.terminate()
+    again = await start(client, "turn_again", quick, **group)
+    await waits(again)
+    idle = await start(client, "turn_nothing", skipped, **group)
+    await waits(idle)
+    await idle.cancel()
+    await idle.result()
+    await first.cancel()
+    await again.result()
+    await save(client, idle.id, "turn_nothing")
+    await save(client, root_line(GROUP_AGAIN), "line_again")
 
 
 async def record_cleanup(folder: Path) -> None:
@@ -252,6 +285,8 @@ async def main() -> None:
                     await record_shape(client, name)
             if not (HERE / "line-1.json").exists():
                 await record_turns(client)
+            if not (HERE / "line_again.json").exists():
+                await record_again(client)
         if not (HERE / "cleanup-1.json").exists():
             await record_cleanup(Path(folder) / "early")
 
