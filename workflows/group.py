@@ -56,7 +56,7 @@ class GroupWorkflow:
         self._saying = 0  # words under way
         self._told = dict(state.told)  # number and position, as runs were told
         self._leaving: set[str] = set()  # superseded ones that still run
-        self._news_due = False
+        self._news_due = bool(state.told)  # what the last execution was about to tell
         self._news_timer = False
         self._known = ""  # the memo, as it was written last
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
@@ -114,7 +114,7 @@ class GroupWorkflow:
             self._supersede(member)
         for member in self.line.skipped():
             self._skip(member)
-        while (chosen := self.line.next()) is not None:
+        for chosen in self.line.turns():
             self.line.admit(chosen)
             self._told.pop(chosen.entry.run_id, None)
             self._say(chosen, "turn")
@@ -186,21 +186,27 @@ class GroupWorkflow:
 
     def _say(self, member: Member, kind: Any, message: str = "") -> None:
         entry = member.entry
-        word = LineWord(line=entry.line, kind=kind, counter=member.place if entry.group else 0, message=message)
+        word = LineWord(
+            line=entry.line,
+            kind=kind,
+            counter=member.place if entry.group else 0,
+            message=message,
+            execution_id=entry.execution_id,
+        )
         if kind == "waits":
             _, position = self._told[entry.run_id]
             word = word.model_copy(update={"position": position, "at": workflow.now()})
         self._saying += 1
-        self._spawn(self._deliver(entry.run_id, word))
+        self._spawn(self._deliver(entry, word))
 
-    async def _deliver(self, run_id: str, word: LineWord) -> None:
-        run = workflow.get_external_workflow_handle(run_id)
+    async def _deliver(self, entry: Entry, word: LineWord) -> None:
+        run = workflow.get_external_workflow_handle(entry.run_id)
         try:
             await run.signal(WORD, word)
             if word.kind == "superseded":  # after the word, so that the run knows why
                 await run.cancel()
         except FailureError:  # it has ended
-            self._forget(run_id)
+            self._forget(entry.run_id, only=entry.execution_id)
         self._saying -= 1
         self._woken = True
 

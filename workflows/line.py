@@ -118,11 +118,10 @@ class Line:
             if m.entry.group and m.entry.policy.kind == "skip-if-running" and self.before(m)
         ]
 
-    def next(self) -> Member | None:
-        """Whose turn it is now, if anybody's. Admit it, and ask again."""
-        if self.cap is not None and len(self.running()) >= self.cap:
-            return None
-        return next(iter(self._look().ready), None)
+    def turns(self) -> list[Member]:
+        """All whose turn it is now, in order: who of them is admitted moves none of the others."""
+        room = None if self.cap is None else max(0, self.cap - len(self.running()))
+        return self._look().ready[:room]
 
     def order(self) -> list[Member]:
         """Those that wait, as they will have their turn if nothing changes: the first of each group first."""

@@ -341,7 +341,7 @@ def _pause_s(retry: Retry, retries: int) -> float:
     try:
         return min(retry.backoff_max_s, retry.backoff_s * retry.backoff_factor**retries)
     except OverflowError:
-        return retry.backoff_max_s
+        return retry.backoff_max_s if retry.backoff_s else 0
 
 
 def _wanted(retry: Retry, end: TaskEnd) -> bool:

@@ -36,6 +36,9 @@ class Turn:
     def hear(self, word: LineWord) -> None:
         """It may come twice, or late: what is said again changes nothing."""
         board = self._run.board
+        entered = {entry.execution_id for entry in board.prepared.lines} or {board.execution_id}
+        if word.execution_id and word.execution_id not in entered:
+            return  # for an earlier run of this id
         told_late = word.kind == "waits" and (self.over or word.line in self._taken)
         if word.counter and word.counter != board.counter and not told_late:
             board.counter = word.counter

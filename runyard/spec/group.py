@@ -82,6 +82,7 @@ class LineWord(Model):
     position: int = 0  # from 1: how many runs will have their turn before it, and itself
     message: str = ""
     at: datetime | None = None
+    execution_id: str = ""  # whom it is for: another run may have its id by now; "" = before this was told
 
 
 class Waiting(Model):

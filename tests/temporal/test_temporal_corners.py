@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gate import Gate
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import CancelledError
 from temporalio.service import RPCError
@@ -31,22 +32,6 @@ from runyard.store.base import ObjectInfo, ObjectStore, read
 from runyard.store.posix import PosixStore
 from runyard.temporal import CLOSING
 from workers.serve import build_workers
-
-
-class Gate(PosixStore):
-    """A store where the writing of some keys waits until somebody opens it."""
-
-    def __init__(self, folder: Path, word: str) -> None:
-        super().__init__(folder)
-        self._word = word
-        self.reached = asyncio.Event()
-        self.open = asyncio.Event()
-
-    async def put(self, key: str, data: Any, **how: Any) -> ObjectInfo:
-        if self._word in key:
-            self.reached.set()
-            await self.open.wait()
-        return await super().put(key, data, **how)
 
 
 class Away(PosixStore):

@@ -32,11 +32,11 @@ def line(*entries: Entry) -> Line:
 
 
 def admit(made: Line) -> list[str]:
-    admitted = []
-    while (member := made.next()) is not None:
+    chosen = made.turns()
+    for member in chosen:
         made.admit(member)
-        admitted.append(member.entry.run_id)
-    return admitted
+    assert made.turns() == []
+    return [member.entry.run_id for member in chosen]
 
 
 def test_one_at_a_time_in_each_group() -> None:
@@ -151,7 +151,7 @@ def test_whatever_happens_a_group_runs_one_at_a_time_in_order_and_survives_a_cop
         elif members := [*made.running(), *made.waiting()]:
             made.leave(members[number % len(members)].entry.run_id)
         made = Line(LineState.model_validate_json(made.state().model_dump_json()))
-        while (member := made.next()) is not None:
+        for member in made.turns():
             made.admit(member)
             begun.setdefault(member.entry.group, []).append(member.place)
         running = [m.entry.group for m in made.running()]
@@ -182,7 +182,7 @@ def test_where_2000_are_is_worked_out_once(monkeypatch: pytest.MonkeyPatch, grou
     made = Line(LineState(counter=2_001, cap=1, members=members))
     at_most(monkeypatch, "_ready", 1)
     at_most(monkeypatch, "policy", 1)
-    assert made.next() is None
+    assert made.turns() == []
     told = [(made.position(member), made.why(member)) for member in made.order()]
     assert [position for position, _ in told] == list(range(1, 2_001))
     assert len({why for _, why in told}) == 1
@@ -230,12 +230,13 @@ def test_the_order_is_the_one_that_the_rules_say(events: list[tuple[Any, ...]], 
             made.enter(entry(f"r{serial}", group, started_at=at(number), **words))
         elif what == "leave" and members:
             made.leave(members[number % len(members)].entry.run_id)
-        elif what == "admit" and (chosen := made.next()) is not None:
-            made.admit(chosen)
+        elif what == "admit" and (chosen := made.turns()):
+            made.admit(chosen[0])
+            assert made.turns() == chosen[1:], "the others are where they were"
         ready, held = obvious(made)
-        has_room = made.cap is None or len(made.running()) < made.cap
+        room = len(ready) if made.cap is None else max(0, made.cap - len(made.running()))
         assert made.order() == [*ready, *held]
-        assert made.next() == (ready[0] if ready and has_room else None)
+        assert made.turns() == ready[:room]
         assert [made.position(member) for member in ready] == list(range(1, len(ready) + 1))
         for member in held:
             assert made.position(member) == 1 + sum(not other.running for other in made.before(member))
