@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -92,6 +94,7 @@ async def working(
 
 
 def _tell_what_runs() -> None:
-    """A worker that does not end waits for one of these."""
-    for task in asyncio.all_tasks():
-        task.print_stack()
+    """A worker that does not end waits for one of these. Into a file: the process may be ended over it."""
+    with (Path(tempfile.gettempdir()) / f"runyard-tests-{os.getpid()}.stacks").open("a") as file:
+        for task in asyncio.all_tasks():
+            task.print_stack(file=file)

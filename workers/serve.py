@@ -35,6 +35,7 @@ from runyard.store.base import ObjectStore
 from runyard.store.open import open_store
 from runyard.temporal import SEARCH_ATTRIBUTES
 from runyard.traces import NO_TRACES, Traces
+from workers.leaving import Leaving
 from workers.runner import Runner, collect_rarely
 from workers.traces import traced
 from workflows.cleanup import CleanupWorkflow
@@ -120,25 +121,24 @@ def build_workers(
     run = RunActivities(store, caps=caps, heartbeat_s=heartbeat_s, metrics=metrics, traces=traces, fault=fault)
     workers: list[AbstractAsyncContextManager[object]] = []
     if runs:
-        workers.append(_run_worker(client, run, cleanup, runner))
+        workers.append(Leaving(_run_worker(client, run, cleanup, runner)))
     for executor in executors:
         tasks = TaskActivities(store, executor, log_bytes=log_bytes, metrics=metrics, traces=traces, fault=fault)
-        workers.append(
-            Worker(
-                client,
-                task_queue=executor_queue(executor.name),
-                activities=[
-                    tasks.schedule_task,
-                    tasks.fetch_task,
-                    tasks.delete_task,
-                    ReapActivities(executor, client, metrics=metrics).reap_pods,
-                ],
-                build_id=BUILD_ID,
-                max_concurrent_activities=LONG_TASKS,
-            )
+        worker = Worker(
+            client,
+            task_queue=executor_queue(executor.name),
+            activities=[
+                tasks.schedule_task,
+                tasks.fetch_task,
+                tasks.delete_task,
+                ReapActivities(executor, client, metrics=metrics).reap_pods,
+            ],
+            build_id=BUILD_ID,
+            max_concurrent_activities=LONG_TASKS,
         )
+        workers.append(Leaving(worker))
         workers.append(PodWatch(executor, client, metrics=metrics))
-    return [*workers, _line_worker(client, runner)] if runs else workers
+    return [*workers, Leaving(_line_worker(client, runner))] if runs else workers
 
 
 def _line_worker(client: Client, runner: WorkflowRunner) -> Worker:
