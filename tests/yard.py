@@ -82,14 +82,18 @@ async def working(
     caps: Caps = NO_CAPS,
     retention: Retention | None = None,
 ) -> AsyncIterator[Yard]:
+    # a connection of their own: where a worker was left behind, a connection takes no second one of its queue
+    own = await Client.connect(
+        client.service_client.config.target_host, namespace=client.namespace, data_converter=client.data_converter
+    )
     async with contextlib.AsyncExitStack() as stack:
         workers = build_workers(
-            client, store, executors, fault=fault or no_fault, runner=SANDBOX, caps=caps, retention=retention
+            own, store, executors, fault=fault or no_fault, runner=SANDBOX, caps=caps, retention=retention
         )
         for worker in workers:
             await stack.enter_async_context(worker)
         yield Yard(client, store, executors[0])
-        late = asyncio.get_running_loop().call_later(60, _tell_what_runs)
+        late = asyncio.get_running_loop().call_later(20, _tell_what_runs)
     late.cancel()
 
 
