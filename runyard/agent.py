@@ -2639,11 +2639,11 @@ class Work:
         if text == "~" or text.startswith("~/"):
             text = self.agent.home + text[1:]
         path = os.path.normpath(os.path.join(self.agent.cwd, text))
-        # a step may have made a link there: behind it the agent would find its own container instead of main's
-        real = os.path.realpath(path)
-        common = self.agent.common
-        if common and not any(real == each or real.startswith(f"{each}/") for each in common):
-            raise Failure(f"{text} leads to {real}, which the agent does not share with main")
+        if self.agent.common:
+            # a step may have made a link there: behind it the agent would find its own container instead of main's
+            real = os.path.realpath(path)
+            if not any(real == each or real.startswith(f"{each}/") for each in self.agent.common):
+                raise Failure(f"{text} leads to {real}, which the agent does not share with main")
         return path
 
     def run(self) -> None:

@@ -125,9 +125,8 @@ class Line:
 
     def order(self) -> list[Member]:
         """Those that wait, as they will have their turn if nothing changes: the first of each group first."""
-        ready = self._look().ready
-        first = {member.entry.run_id for member in ready}
-        return [*ready, *(member for member in self.waiting() if member.entry.run_id not in first)]
+        look = self._look()
+        return [*look.ready, *(member for member in self.waiting() if member.entry.run_id not in look.free)]
 
     def position(self, member: Member) -> int:
         """From 1: its place among those of its group that wait, or among all whose group has room."""

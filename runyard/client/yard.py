@@ -253,9 +253,7 @@ class Runyard:
         if (run_id or idempotency_key) and await self._has_ended(chosen):  # Temporal may have forgotten it
             if idempotency_key:
                 return self.run(chosen)
-            raise Conflict(
-                f"a run with the id {chosen} exists already", remedy="Choose another id, or leave it out."
-            )
+            raise _taken(chosen)
         if local is not None:
             request, taken = await direct.with_snapshot(
                 self.store, request, plan, local, run_id=chosen, ignored=ignored
@@ -280,9 +278,7 @@ class Runyard:
             )
         except WorkflowAlreadyStartedError as error:
             if not idempotency_key and not await self._is_mine(chosen, token):
-                raise Conflict(
-                    f"a run with the id {chosen} exists already", remedy="Choose another id, or leave it out."
-                ) from error
+                raise _taken(chosen) from error
         except RPCError as error:
             raise self.explain(error, what=f"the start of {chosen}") from error
         return self.run(chosen)
@@ -436,3 +432,7 @@ class Runyard:
 
     def summarise(self, execution: WorkflowExecution, memo: Mapping[str, object], *, cause: str = "") -> RunView:
         return self.with_ui(listing.view_of(execution, memo, cause=cause))
+
+
+def _taken(run_id: str) -> Conflict:
+    return Conflict(f"a run with the id {run_id} exists already", remedy="Choose another id, or leave it out.")

@@ -235,10 +235,10 @@ def _spec(launch: Launch, rules: Rules, at: Meeting) -> Manifest:
 
 def _deadline(launch: Launch, rules: Rules) -> int:
     """The kubelet's clock runs from the pod's start, also while an image is pulled: as long as that may take."""
-    pending_s = launch.task.timeouts.pending_s
     if launch.deadline_s is None:
         return math.ceil(rules.deadline_s)
-    pending_s = rules.deadline_s if pending_s is None else pending_s
+    asked_s = launch.task.timeouts.pending_s
+    pending_s = rules.deadline_s if asked_s is None else asked_s
     return math.ceil(launch.deadline_s + pending_s + launch.grace_s + _MARGIN_S)
 
 
