@@ -102,11 +102,8 @@ async def _execute(work: _Work, console: Console) -> int:
     with interrupts() as asked:
         started = asyncio.Event()
         running = asyncio.create_task(_run(work, console, asked, started))
-        stopped = asyncio.create_task(asked.asked.wait())
-        await asyncio.wait({stopped, running}, return_when=asyncio.FIRST_COMPLETED)
-        if not running.done() and not started.is_set():
+        if not await asked.come_after(running) and not started.is_set():
             running.cancel()  # nothing is there yet that would have to be cancelled in order
-        stopped.cancel()
         try:
             return await running
         except asyncio.CancelledError:

@@ -6,8 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from runyard.cli.exits import Exit
+
+T = TypeVar("T")
 
 
 class Interrupts:
@@ -15,6 +18,13 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
+
+    async def come_after(self, work: "asyncio.Task[T]") -> bool:
+        """Wait for the work or for somebody who asks; whether the work was done first. It goes on otherwise."""
+        asking = asyncio.create_task(self.asked.wait())
+        await asyncio.wait({asking, work}, return_when=asyncio.FIRST_COMPLETED)
+        asking.cancel()
+        return work.done()
 
     def ask(self, leave: Callable[[], None]) -> None:
         if not self.asked.is_set():

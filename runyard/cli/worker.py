@@ -19,8 +19,6 @@ from runyard.cli.ours import require_ours
 from runyard.cli.signals import Interrupts, interrupts
 
 if TYPE_CHECKING:
-    from temporalio.client import Client
-
     from runyard.metrics import Metrics
     from runyard.settings import Settings
 
@@ -72,7 +70,8 @@ async def _serve(
         await asyncio.sleep(0)  # it is under way, in the SDK's own threads, while the rest is imported
         from workers.serve import serve
 
-        if not await _first(connecting, asked):
+        if not await asked.come_after(connecting):  # a server that says nothing may take minutes
+            connecting.cancel()
             return Exit.SUCCESS
         client = await connecting
         where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
@@ -83,17 +82,6 @@ async def _serve(
         }
         await until_first({name: asyncio.create_task(each) for name, each in work.items()})
     return Exit.SUCCESS
-
-
-async def _first(connecting: "asyncio.Task[Client]", asked: Interrupts) -> bool:
-    """Whether there is an answer, or an error, before somebody asks this process to end: that may take minutes."""
-    stopping = asyncio.create_task(asked.asked.wait())
-    await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not connecting.done():
-        connecting.cancel()
-        return False
-    return True
 
 
 @asynccontextmanager
